@@ -1,0 +1,1 @@
+"""Who is in the study: manifests, splits, and cohorts read from disk."""

@@ -1,0 +1,1 @@
+"""Public cohort layouts, each read into manifest rows."""

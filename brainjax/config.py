@@ -1,0 +1,268 @@
+"""Every default of brainjax, and how a command line changes one.
+
+`get_config` is the one place where a default is written. Files in `configs/`
+call it and change fields; the command line changes single fields after that
+(`--config.optimizer.learning_rate=1e-3`). A config holds facts that a user
+sets; whatever follows from them is derived in `training/experiment.py`.
+"""
+
+import ast
+import difflib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from brainjax import InputError
+
+HEAD_DEFAULTS = {
+  "lstm": {
+    "hidden_size": 256,  # features of the recurrent state
+    "unroll": 4,  # scan steps a loop body holds; speed only
+  },
+  "mean": {},
+}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Returns the default configuration.
+
+  Args:
+    arg: Variants as `key=value`, joined by commas. `head=NAME` chooses the
+      sequence head with its default fields.
+
+  Raises:
+    InputError: `arg` names an unknown variant or head.
+  """
+  variants = _parse_variants(arg, allowed=("head",))
+  head = variants.get("head", "lstm")
+  if head not in HEAD_DEFAULTS:
+    raise InputError(
+      f"head={head}: no such head; choose one of {sorted(HEAD_DEFAULTS)}"
+    )
+  config = ml_collections.ConfigDict()
+
+  config.task = task = ml_collections.ConfigDict()
+  task.classes = (  # "name: label, label"; the order is the class index
+    "normal: normal",
+    "tumour: glioma, meningioma, metastasis",
+  )
+  task.positive = "tumour"  # positive class of a binary task, else ""
+  task.ignore = ()  # labels of scans to leave out
+
+  config.split = split = ml_collections.ConfigDict()
+  split.fractions = (0.6, 0.2, 0.2)  # of groups: train, validation, test
+  split.folds = 0  # k >= 3: cross-validation, instead of the fractions
+  split.fold = 0  # the test fold; the next one is the validation fold
+  split.seed = 0  # of the assignment of groups
+
+  config.preparation = preparation = ml_collections.ConfigDict()
+  preparation.modality = ""  # image column; "" = the manifest's only one
+  preparation.plane = "axial"  # "axial" | "coronal" | "sagittal"
+  preparation.height = 128  # pixels
+  preparation.width = 128  # pixels
+  preparation.crop = "brain"  # "brain" | "none"
+  preparation.margin_mm = 5.0  # kept around the brain, millimetres
+  preparation.slices = "uniform"  # "all" | "uniform" | "every"
+  preparation.num_slices = 24  # of "uniform", equally spaced
+  preparation.every_mm = 5.0  # of "every", millimetres
+  preparation.intensity_limit = 5.0  # clip of the z-score, standard deviations
+  preparation.dtype = "u8"  # "u8" | "i16": integers stored in a record
+  preparation.shard_scans = 64  # manifest rows a shard file holds
+
+  config.data = data = ml_collections.ConfigDict()
+  data.records = ""  # folder that `brainjax prepare` wrote
+  data.scans_per_step = 16  # scans an optimizer step sees, on average
+  data.packs = config_dict.placeholder(int)  # G; unset = one a device
+  data.pack_slices = config_dict.placeholder(int)  # N; unset = derived
+  data.read_threads = 2  # threads that read and pack batches
+  data.prefetch_steps = 2  # batches kept ready
+
+  config.augment = augment = ml_collections.ConfigDict()
+  augment.flip = True  # left-right, half of the scans
+  augment.rotation_degrees = 10.0  # uniform in +-, in-plane
+  augment.scale = 0.1  # uniform in 1 +- scale
+  augment.translation = 0.05  # uniform in +-, fraction of the image side
+
+  config.model = model = ml_collections.ConfigDict()
+  model.encoder = ml_collections.ConfigDict()
+  model.encoder.preset = "small"  # "densenet121" | "small" | "tiny" | "micro"
+  model.encoder.statistics = "batch"  # BatchNorm over: "batch" | "pack"
+  model.head = ml_collections.ConfigDict({"name": head})
+  model.head.update(HEAD_DEFAULTS[head])
+  model.dropout = 0.5  # of the head's features, before the classifier
+  model.dtype = "float32"  # of the computation; parameters stay float32
+
+  config.optimizer = optimizer = ml_collections.ConfigDict()
+  optimizer.learning_rate = 3e-4  # Adam, constant
+  optimizer.b1 = 0.9  # decay of the gradient's mean
+  optimizer.b2 = 0.99  # decay of the squared gradient's mean
+  optimizer.epsilon = 1e-8
+  optimizer.l2 = 1e-4  # added to the gradient of kernels (not decoupled)
+
+  config.train = train = ml_collections.ConfigDict()
+  train.seed = 0  # of initialisation, data order, dropout and augmentation
+  train.epochs = 100
+  train.patience_epochs = 15  # without a lower validation loss; 0 = never stop
+  train.class_weights = "inverse"  # "inverse" | "none"
+  train.log_every_steps = 10
+
+  config.checkpoint = checkpoint = ml_collections.ConfigDict()
+  checkpoint.every_epochs = 1
+  checkpoint.keep = 2  # latest ones; the best is kept as well
+
+  config.mesh = mesh = ml_collections.ConfigDict()
+  mesh.devices = config_dict.placeholder(int)  # unset = all that jax sees
+
+  config.eval = evaluation = ml_collections.ConfigDict()
+  evaluation.resamples = 2000  # bootstrap resamples of an interval
+  evaluation.seed = 0  # of the bootstrap
+  return config.lock()
+
+
+def load_config(
+  spec: str, overrides: Iterable[str] = ()
+) -> ml_collections.ConfigDict:
+  """Loads `FILE[:arg]` and applies `section.field=value` overrides.
+
+  Args:
+    spec: Path of a Python file with `get_config(arg)`, and its argument.
+    overrides: `section.field=value` strings, applied in order.
+
+  Returns:
+    The locked configuration.
+
+  Raises:
+    InputError: The file, a key or a value is wrong.
+  """
+  path, _, arg = spec.partition(":")
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise InputError(f"{path}: no such config file")
+  module_spec = importlib.util.spec_from_file_location(file.stem, file)
+  if module_spec is None or module_spec.loader is None:
+    raise InputError(f"{path}: a config must be a Python file")
+  module = importlib.util.module_from_spec(module_spec)
+  module_spec.loader.exec_module(module)
+  if not hasattr(module, "get_config"):
+    raise InputError(f"{path}: it does not define get_config(arg)")
+  config = module.get_config(arg)
+  for override in overrides:
+    set_field(config, override)
+  return config.lock()
+
+
+def set_field(config: ml_collections.ConfigDict, override: str) -> None:
+  """Sets one existing field from `section.field=value`.
+
+  Values are Python literals; a bare word is a string. Lists become tuples.
+
+  >>> config = get_config()
+  >>> set_field(config, "optimizer.learning_rate=1e-3")
+  >>> config.optimizer.learning_rate
+  0.001
+
+  Raises:
+    InputError: The field does not exist (the nearest one is named), or the
+      value has the wrong type.
+  """
+  key, equals, text = override.partition("=")
+  if not equals:
+    raise InputError(f"--config.{override}: write --config.{key}=VALUE")
+  fields = leaf_fields(config)
+  if key not in fields:
+    near = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)
+    raise InputError(
+      f"--config.{key}: no such field; did you mean --config.{near[0]}?"
+    )
+  try:
+    value: Any = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    value = text
+  if isinstance(value, list):
+    value = tuple(value)
+  if isinstance(fields[key], float) and type(value) is int:
+    value = float(value)
+  if isinstance(fields[key], str):
+    value = text
+  *sections, field = key.split(".")
+  section = config
+  for name in sections:
+    section = section[name]
+  try:
+    section[field] = value
+  except TypeError:
+    wanted = section.get_type(field).__name__
+    raise InputError(
+      f"--config.{key}={text}: the value must be of type {wanted}"
+    ) from None
+
+
+def leaf_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns every field by its dotted name, sections flattened."""
+  fields = {}
+  for key in config:
+    value = config.get_ref(key).get()
+    if isinstance(value, ml_collections.ConfigDict):
+      nested = leaf_fields(value)
+      fields.update({f"{key}.{name}": leaf for name, leaf in nested.items()})
+    else:
+      fields[key] = value
+  return fields
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+  """Returns the configuration as indented JSON with sorted keys."""
+  return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def parse_classes(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+  """Reads `task.classes` into {class name: labels}, in class order.
+
+  >>> parse_classes(("normal: normal", "tumour: glioma, meningioma"))
+  {'normal': ('normal',), 'tumour': ('glioma', 'meningioma')}
+
+  Raises:
+    InputError: An entry is malformed, or a label stands in two classes.
+  """
+  parsed: dict[str, tuple[str, ...]] = {}
+  owner: dict[str, str] = {}
+  for entry in classes:
+    name, colon, labels = entry.partition(":")
+    name = name.strip()
+    members = tuple(label.strip() for label in labels.split(","))
+    if not colon or not name or not all(members):
+      raise InputError(
+        f"config.task.classes: {entry!r} is not of the form"
+        " 'name: label, label'"
+      )
+    if name in parsed:
+      raise InputError(f"config.task.classes: class {name!r} stands twice")
+    for label in members:
+      if label in owner:
+        raise InputError(
+          f"config.task.classes: label {label!r} stands in class"
+          f" {owner[label]!r} and in class {name!r}"
+        )
+      owner[label] = name
+    parsed[name] = members
+  if len(parsed) < 2:
+    raise InputError("config.task.classes: name at least two classes")
+  return parsed
+
+
+def _parse_variants(arg: str, *, allowed: Sequence[str]) -> dict[str, str]:
+  variants = {}
+  for pair in filter(None, arg.split(",")):
+    key, equals, value = pair.partition("=")
+    if not equals or key not in allowed:
+      raise InputError(
+        f"config variant {pair!r}: write one of"
+        f" {[f'{name}=VALUE' for name in allowed]}"
+      )
+    variants[key] = value
+  return variants

@@ -1,0 +1,1 @@
+"""Scores, figures, baselines and the report of a run."""

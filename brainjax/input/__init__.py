@@ -1,0 +1,1 @@
+"""Record to device: the batch plan, packing, and reading ahead."""

@@ -1,0 +1,1 @@
+"""Encoders, sequence heads, and the classifier made of them."""

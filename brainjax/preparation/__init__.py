@@ -1,0 +1,1 @@
+"""Scanner file to record, once, on CPU cores."""

@@ -1,0 +1,344 @@
+"""The record: one prepared scan as bytes, and the folder that holds many.
+
+A record is what preparation hands to training: integer slices and all that is
+needed to undo the preparation. Its bytes are safetensors with JSON metadata,
+so reading one never runs code. A folder of records is
+
+    shard-00000.arrayrecord ...   records, `group_size:1,zstd:1`
+    index.json                    schema, config, lengths, hashes
+    manifest.csv                  the manifest's rows plus `record_index`
+    rejected.csv                  scans that could not be prepared, and why
+"""
+
+import contextlib
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from array_record.python import array_record_module
+
+from brainjax import InputError
+
+SCHEMA_VERSION = 1
+ZERO_CODES = {np.dtype(np.uint8): 127, np.dtype(np.int16): 0}
+_ARRAYS = {
+  "slices": None,
+  "positions_mm": np.float32,
+  "present": np.uint8,
+  "brain_mask": np.uint8,
+  "landmarks": np.float32,
+}
+_TEXT = ("participant_id", "session_id", "group_id", "label")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One scan, ready for training.
+
+  Attributes:
+    slices: u8|i16[S,H,W,C] codes; value = (code - zero_code) * scale, in
+      standard deviations of the brain's intensity. Background is zero_code.
+    scale: Standard deviations a code step.
+    positions_mm: f32[S] along the slice axis, 0 = brain centre.
+    positions_known: False where the source says nothing of millimetres, as
+      for 2-D images; positions_mm is then nominal.
+    present: u8[C], 1 where the modality was there.
+    brain_mask: u8[S,H,ceil(W/8)] bits (`numpy.packbits`).
+    landmarks: f32[C,11] intensity percentiles 1, 10, 20, ..., 90, 99 in the
+      brain, before standardisation, in the scanner file's units.
+    participant_id: Person, as in the manifest.
+    session_id: Visit, "" if there is only one.
+    group_id: The unit that may never straddle a split.
+    label: As in the manifest; "" = unknown.
+    geometry: How a pixel maps back to the scanner file; see
+      `preparation/slices.py`.
+    mask: u8[S,H,ceil(W/8)] bits of the tumour, or None.
+  """
+
+  slices: np.ndarray
+  scale: float
+  positions_mm: np.ndarray
+  positions_known: bool
+  present: np.ndarray
+  brain_mask: np.ndarray
+  landmarks: np.ndarray
+  participant_id: str
+  session_id: str
+  group_id: str
+  label: str
+  geometry: dict[str, Any]
+  mask: np.ndarray | None = None
+
+  def __post_init__(self):
+    num_slices, height, width, num_channels = self.slices.shape
+    bits = (num_slices, height, -(-width // 8))
+    expected = {
+      "positions_mm": (num_slices,),
+      "present": (num_channels,),
+      "brain_mask": bits,
+      "landmarks": (num_channels, 11),
+    }
+    if self.mask is not None:
+      expected["mask"] = bits
+    for name, shape in expected.items():
+      if getattr(self, name).shape != shape:
+        raise ValueError(
+          f"record of {self.participant_id}: {name} has shape"
+          f" {getattr(self, name).shape}, expected {shape}"
+        )
+    if self.slices.dtype not in ZERO_CODES:
+      raise ValueError(
+        f"record of {self.participant_id}: slices are {self.slices.dtype},"
+        f" expected one of {[str(d) for d in ZERO_CODES]}"
+      )
+
+  @property
+  def zero_code(self) -> int:
+    """The code whose value is exactly 0."""
+    return ZERO_CODES[self.slices.dtype]
+
+  def intensities(self) -> np.ndarray:
+    """Returns f32[S,H,W,C] z-scores."""
+    codes = self.slices.astype(np.float32) - self.zero_code
+    return codes * np.float32(self.scale)
+
+
+def encode(record: Record) -> bytes:
+  """Returns the record as safetensors bytes."""
+  arrays = {
+    name: np.ascontiguousarray(getattr(record, name), dtype)
+    for name, dtype in _ARRAYS.items()
+  }
+  if record.mask is not None:
+    arrays["mask"] = np.ascontiguousarray(record.mask, np.uint8)
+  facts = {name: getattr(record, name) for name in _TEXT}
+  facts |= {
+    "schema_version": SCHEMA_VERSION,
+    "scale": record.scale,
+    "positions_known": record.positions_known,
+    "geometry": record.geometry,
+  }
+  # One key: the library does not keep the order of several.
+  metadata = {"record": json.dumps(facts, sort_keys=True)}
+  return safetensors.numpy.save(arrays, metadata=metadata)
+
+
+def decode(data: bytes) -> Record:
+  """Reads what `encode` wrote.
+
+  Raises:
+    ValueError: The bytes are not a record.
+    InputError: They are one of another schema version.
+  """
+  header_size = int.from_bytes(data[:8], "little")
+  try:
+    header = json.loads(data[8 : 8 + header_size])
+    facts = json.loads(header["__metadata__"]["record"])
+    arrays = safetensors.numpy.load(data)
+  except (KeyError, ValueError, safetensors.SafetensorError) as error:
+    raise ValueError(f"not a brainjax record: {error}") from error
+  _check_schema(facts.pop("schema_version"), "a record")
+  return Record(**arrays, **facts)
+
+
+def pack_bits(mask: np.ndarray) -> np.ndarray:
+  """Packs bool[...,W] into u8[...,ceil(W/8)]."""
+  return np.packbits(mask, axis=-1)
+
+
+def unpack_bits(bits: np.ndarray, width: int) -> np.ndarray:
+  """Unpacks u8[...,ceil(W/8)] into bool[...,W]."""
+  return np.unpackbits(bits, axis=-1, count=width).astype(bool)
+
+
+class RecordSet(Sequence[Record]):
+  """A folder of records, read lazily and from any thread.
+
+  Attributes:
+    path: The folder.
+    index: Content of `index.json`.
+    rows: The manifest's rows, one a record, in record order.
+    lengths: i32[R] slices of each record.
+  """
+
+  def __init__(self, path: str | os.PathLike[str]):
+    """Opens the folder; `InputError` names the command to run if it is bad."""
+    self.path = pathlib.Path(path)
+    index_file = self.path / "index.json"
+    if not index_file.is_file():
+      raise InputError(
+        f"{self.path}: no index.json; run `brainjax prepare MANIFEST --out"
+        f" {self.path}` (again) to finish it"
+      )
+    self.index = json.loads(index_file.read_text())
+    _check_schema(self.index["schema_version"], str(self.path))
+    with open(self.path / "manifest.csv", newline="") as file:
+      self.rows: list[dict[str, str]] = list(csv.DictReader(file))
+    self.lengths = np.array(
+      [entry["length"] for entry in self.index["records"]], np.int32
+    )
+    if len(self.rows) != len(self.lengths):
+      raise InputError(
+        f"{self.path}: manifest.csv has {len(self.rows)} rows, index.json"
+        f" {len(self.lengths)} records; run `brainjax prepare` again"
+      )
+
+  @property
+  def slice_shape(self) -> tuple[int, int, int]:
+    """(H, W, C), the same for every record."""
+    return tuple(self.index["slice_shape"])
+
+  @property
+  def dtype(self) -> np.dtype:
+    """Integer type of the slices."""
+    return np.dtype(self.index["dtype"])
+
+  @property
+  def sha256(self) -> str:
+    """Identifies the content: a hash over the shards' hashes."""
+    text = "".join(shard["sha256"] for shard in self.index["shards"])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+  def __len__(self) -> int:
+    return len(self.lengths)
+
+  def __getitem__(self, record_index):
+    entry = self.index["records"][record_index]
+    reader = self._reader(entry["shard"])
+    (data,) = reader.read([entry["offset"]])
+    return decode(data)
+
+  def __getstate__(self):
+    return {key: v for key, v in vars(self).items() if key != "_readers"}
+
+  @functools.cached_property
+  def _readers(self) -> dict[int, array_record_module.ArrayRecordReader]:
+    return {}
+
+  def _reader(self, shard: int) -> array_record_module.ArrayRecordReader:
+    if shard not in self._readers:
+      name = self.index["shards"][shard]["file"]
+      self._readers[shard] = array_record_module.ArrayRecordReader(
+        str(self.path / name),
+        options="readahead_buffer_size:0",
+      )
+    return self._readers[shard]
+
+
+def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> str:
+  """Writes records into one ArrayRecord file, whole or not at all.
+
+  Args:
+    path: The file; it appears only when complete.
+    records: What `encode` returned, in order.
+
+  Returns:
+    The file's sha256, in hexadecimal.
+  """
+  with replacing(path) as partial:
+    writer = array_record_module.ArrayRecordWriter(
+      str(partial), "group_size:1,zstd:1"
+    )
+    for data in records:
+      writer.write(data)
+    writer.close()
+  return sha256_of(path)
+
+
+def write_index(
+  folder: pathlib.Path,
+  *,
+  slice_shape: tuple[int, int, int],
+  dtype: str,
+  modalities: Sequence[str],
+  preparation: dict[str, Any],
+  shards: Sequence[dict[str, Any]],
+  records: Sequence[dict[str, Any]],
+) -> None:
+  """Writes `index.json`, the last file of a folder of records.
+
+  Args:
+    folder: The folder.
+    slice_shape: (H, W, C) of every record.
+    dtype: Integer type of the slices, "uint8" or "int16".
+    modalities: Names of the channels, in order.
+    preparation: The preparation config.
+    shards: `{"file", "sha256"}` of each shard.
+    records: `{"shard", "offset", "length", "input_sha256"}` of each record.
+  """
+  index = {
+    "schema_version": SCHEMA_VERSION,
+    "slice_shape": list(slice_shape),
+    "dtype": dtype,
+    "modalities": list(modalities),
+    "preparation": preparation,
+    "preparation_sha256": sha256_of_json(preparation),
+    "shards": list(shards),
+    "records": list(records),
+  }
+  write_text(folder / "index.json", json.dumps(index, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Gives a temporary path and renames it to `path` at the end.
+
+  The file at `path` is thus always whole. If the body raises, `path` is
+  untouched and the temporary file is gone.
+  """
+  final = pathlib.Path(path)
+  partial = final.with_name(f".{final.name}.partial")
+  try:
+    yield partial
+    with open(partial, "rb") as file:
+      os.fsync(file.fileno())
+    os.replace(partial, final)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a text file, whole or not at all."""
+  with replacing(path) as partial:
+    partial.write_text(text)
+
+
+def write_csv(
+  path: str | os.PathLike[str],
+  columns: Sequence[str],
+  rows: Iterable[dict[str, Any]],
+) -> None:
+  """Writes rows as CSV, whole or not at all; missing cells are empty."""
+  with replacing(path) as partial, open(partial, "w", newline="") as file:
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+  """Returns the sha256 of a file, in hexadecimal."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_json(value: Any) -> str:
+  """Returns the sha256 of a JSON-compatible value, whatever its key order."""
+  text = json.dumps(value, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_schema(version: int, name: str) -> None:
+  if version != SCHEMA_VERSION:
+    raise InputError(
+      f"{name}: schema version {version}, this brainjax reads"
+      f" {SCHEMA_VERSION}; run `brainjax prepare` again"
+    )

@@ -1,0 +1,25 @@
+"""Eight virtual CPU devices and strict numerics for every test."""
+
+import os
+
+import brainjax
+
+brainjax.set_xla_flags()
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax  # noqa: E402  (after the environment is set)
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def data_root():
+  """Folder of real MRI; a test that needs it skips without it."""
+  root = os.environ.get("BRAINJAX_DATA")
+  if not root:
+    pytest.skip("needs real MRI: set BRAINJAX_DATA to the folder")
+  import pathlib
+
+  return pathlib.Path(root)

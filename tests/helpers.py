@@ -1,0 +1,85 @@
+"""What several tests build: records and a folder of them."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from brainjax import records
+
+
+def random_record(
+  rng: np.random.Generator,
+  *,
+  num_slices: int = 3,
+  height: int = 16,
+  width: int = 16,
+  label: str = "normal",
+  participant_id: str = "p0",
+  group_id: str = "",
+  dtype: str = "uint8",
+  brightness: float = 0.0,
+) -> records.Record:
+  """A record of noise, `brightness` standard deviations above zero."""
+  zero_code = records.ZERO_CODES[np.dtype(dtype)]
+  scale = 10 / 254 if dtype == "uint8" else 1e-3
+  shape = (num_slices, height, width, 1)
+  values = np.clip(rng.normal(brightness, 1.0, shape), -5, 5)
+  codes = np.round(values / scale).astype(int) + zero_code
+  bits = (num_slices, height, -(-width // 8))
+  return records.Record(
+    slices=codes.astype(dtype),
+    scale=scale,
+    positions_mm=np.arange(num_slices, dtype=np.float32) * 5,
+    positions_known=True,
+    present=np.ones(1, np.uint8),
+    brain_mask=np.full(bits, 255, np.uint8),
+    landmarks=np.zeros((1, 11), np.float32),
+    participant_id=participant_id,
+    session_id="",
+    group_id=group_id or participant_id,
+    label=label,
+    geometry={},
+  )
+
+
+def write_records(
+  folder: pathlib.Path, scans: Sequence[records.Record]
+) -> records.RecordSet:
+  """Writes a folder of records, as `brainjax prepare` does."""
+  folder.mkdir(parents=True, exist_ok=True)
+  shard = folder / "shard-00000.arrayrecord"
+  sha256 = records.write_shard(shard, [records.encode(s) for s in scans])
+  columns = ["participant_id", "label", "t1", "session_id", "group_id"]
+  columns += ["source", "record_index"]
+  rows = [
+    {
+      "participant_id": scan.participant_id,
+      "label": scan.label,
+      "t1": f"{scan.participant_id}.nii.gz",
+      "session_id": scan.session_id,
+      "group_id": scan.group_id,
+      "source": "test",
+      "record_index": i,
+    }
+    for i, scan in enumerate(scans)
+  ]
+  records.write_csv(folder / "manifest.csv", columns, rows)
+  records.write_index(
+    folder,
+    slice_shape=scans[0].slices.shape[1:],
+    dtype=str(scans[0].slices.dtype),
+    modalities=["t1"],
+    preparation={},
+    shards=[{"file": shard.name, "sha256": sha256}],
+    records=[
+      {
+        "shard": 0,
+        "offset": i,
+        "length": len(scan.slices),
+        "input_sha256": "",
+      }
+      for i, scan in enumerate(scans)
+    ],
+  )
+  return records.RecordSet(folder)

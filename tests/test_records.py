@@ -1,0 +1,89 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import helpers
+from brainjax import InputError, records
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_encode_decode_is_exact(dtype):
+  rng = np.random.default_rng(0)
+  record = helpers.random_record(rng, width=13, dtype=dtype)
+  record = dataclasses.replace(
+    record, mask=record.brain_mask // 2, geometry={"plane": "axial"}
+  )
+  data = records.encode(record)
+  restored = records.decode(data)
+  assert records.encode(restored) == data
+  for field in dataclasses.fields(record):
+    np.testing.assert_array_equal(
+      getattr(restored, field.name), getattr(record, field.name)
+    )
+
+
+def test_background_code_is_exactly_zero():
+  record = helpers.random_record(np.random.default_rng(0))
+  record.slices[0] = record.zero_code
+  assert (record.intensities()[0] == 0).all()
+  assert record.intensities().min() >= -5
+  assert abs(record.intensities()[1:].std() - 1) < 0.05
+
+
+def test_record_refuses_disagreeing_shapes():
+  record = helpers.random_record(np.random.default_rng(0))
+  with pytest.raises(ValueError, match="positions_mm"):
+    dataclasses.replace(record, positions_mm=np.zeros(1, np.float32))
+
+
+def test_decode_refuses_other_bytes():
+  with pytest.raises(ValueError, match="not a brainjax record"):
+    records.decode(b"\x08\0\0\0\0\0\0\0{}      ")
+
+
+def test_bits_round_trip():
+  mask = np.random.default_rng(0).random((2, 5, 13)) > 0.5
+  bits = records.pack_bits(mask)
+  assert bits.shape == (2, 5, 2)
+  np.testing.assert_array_equal(records.unpack_bits(bits, 13), mask)
+
+
+def test_record_set_reads_each_record(tmp_path):
+  rng = np.random.default_rng(0)
+  scans = [
+    helpers.random_record(rng, num_slices=n, participant_id=f"p{n}")
+    for n in (3, 1, 2)
+  ]
+  record_set = helpers.write_records(tmp_path / "records", scans)
+  assert record_set.lengths.tolist() == [3, 1, 2]
+  assert record_set.slice_shape == (16, 16, 1)
+  for i, scan in enumerate(scans):
+    assert record_set[i].participant_id == scan.participant_id
+    np.testing.assert_array_equal(record_set[i].slices, scan.slices)
+
+
+def test_record_set_of_another_schema_names_the_command(tmp_path):
+  scans = [helpers.random_record(np.random.default_rng(0))]
+  helpers.write_records(tmp_path, scans)
+  index = json.loads((tmp_path / "index.json").read_text())
+  index["schema_version"] = 0
+  (tmp_path / "index.json").write_text(json.dumps(index))
+  with pytest.raises(InputError, match="brainjax prepare"):
+    records.RecordSet(tmp_path)
+
+
+def test_unfinished_folder_names_the_command(tmp_path):
+  with pytest.raises(InputError, match="brainjax prepare"):
+    records.RecordSet(tmp_path)
+
+
+def test_replacing_leaves_the_old_file_when_the_body_fails(tmp_path):
+  path = tmp_path / "file.txt"
+  records.write_text(path, "old")
+  with pytest.raises(RuntimeError), records.replacing(path) as partial:
+    partial.write_text("half")
+    raise RuntimeError
+  assert path.read_text() == "old"
+  assert list(tmp_path.iterdir()) == [path]
