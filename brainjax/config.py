@@ -101,18 +101,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   optimizer.learning_rate = 3e-4  # Adam, constant
   optimizer.b1 = 0.9  # decay of the gradient's mean
   optimizer.b2 = 0.99  # decay of the squared gradient's mean
-  optimizer.epsilon = 1e-8
+  optimizer.epsilon = 1e-8  # added to the root of the squared gradient's mean
   optimizer.l2 = 1e-4  # added to the gradient of kernels (not decoupled)
 
   config.train = train = ml_collections.ConfigDict()
   train.seed = 0  # of initialisation, data order, dropout and augmentation
-  train.epochs = 100
+  train.epochs = 100  # at most
   train.patience_epochs = 15  # without a lower validation loss; 0 = never stop
   train.class_weights = "inverse"  # "inverse" | "none"
-  train.log_every_steps = 10
+  train.log_every_steps = 10  # and at the end of every epoch
 
   config.checkpoint = checkpoint = ml_collections.ConfigDict()
-  checkpoint.every_epochs = 1
+  checkpoint.every_epochs = 1  # the best is always saved
   checkpoint.keep = 2  # latest ones; the best is kept as well
 
   config.mesh = mesh = ml_collections.ConfigDict()
@@ -206,7 +206,7 @@ def leaf_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns every field by its dotted name, sections flattened."""
   fields = {}
   for key in config:
-    value = config.get_ref(key).get()
+    value = config[key]
     if isinstance(value, ml_collections.ConfigDict):
       nested = leaf_fields(value)
       fields.update({f"{key}.{name}": leaf for name, leaf in nested.items()})

@@ -3,9 +3,10 @@
 import pathlib
 from collections.abc import Sequence
 
+import ml_collections
 import numpy as np
 
-from brainjax import records
+from brainjax import config, records
 
 
 def random_record(
@@ -83,3 +84,44 @@ def write_records(
     ],
   )
   return records.RecordSet(folder)
+
+
+def write_cohort(
+  folder: pathlib.Path, *, participants: int = 30, seed: int = 0
+) -> records.RecordSet:
+  """Writes records of two classes that differ a little in brightness."""
+  rng = np.random.default_rng(seed)
+  labels = ["normal", "glioma"]
+  return write_records(
+    folder,
+    [
+      random_record(
+        rng,
+        num_slices=int(rng.integers(1, 6)),
+        label=labels[i % 2],
+        participant_id=f"p{i:03d}",
+        brightness=0.4 * (i % 2),
+      )
+      for i in range(participants)
+    ],
+  )
+
+
+def micro_config(
+  records_folder: pathlib.Path, *overrides: str
+) -> ml_collections.ConfigDict:
+  """A config that trains in seconds; then `section.field=value` overrides."""
+  fields = config.get_config("head=lstm")
+  for override in (
+    f"data.records={records_folder}",
+    "data.scans_per_step=6",
+    "model.encoder.preset=micro",
+    "model.head.hidden_size=4",
+    "train.epochs=4",
+    "train.log_every_steps=2",
+    "mesh.devices=1",
+    "optimizer.learning_rate=1e-3",
+    *overrides,
+  ):
+    config.set_field(fields, override)
+  return fields

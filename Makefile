@@ -1,0 +1,49 @@
+PYTHON ?= python3
+PYTEST_ARGS ?= -n 2
+
+# A .venv that exists keeps its own interpreter; PYTHON only makes a new one.
+INTERPRETER := $(or $(wildcard .venv/bin/python),$(PYTHON))
+VERSION := $(shell $(INTERPRETER) -c \
+  'import sys; print("%d.%d" % sys.version_info[:2])')
+CONSTRAINTS := constraints-py$(subst .,,$(VERSION)).txt
+STAMP := .venv/.setup-done
+UNSUPPORTED = $(INTERPRETER) is Python $(or $(VERSION),missing) and brainjax \
+  needs 3.11 or 3.12: name one (PYTHON=python3.12), with no .venv in its way
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint ci clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP) ## Make .venv and install brainjax with its tools (once)
+
+demo: $(STAMP) ## A synthetic cohort, end to end, into demo/
+	.venv/bin/brainjax demo --out demo
+
+test: $(STAMP) ## The tests, but for the slow ones
+	.venv/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(STAMP) ## The slow tests
+	.venv/bin/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(STAMP) ## Format, lint, types and import layers, checked
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/pyright
+	.venv/bin/lint-imports
+
+ci: ## Everything the gate checks
+	.ci/run
+
+clean: ## Remove outputs and caches (.venv stays)
+	rm -rf demo build dist .cache .pytest_cache .ruff_cache .import_linter_cache
+
+$(STAMP): pyproject.toml $(wildcard $(CONSTRAINTS))
+	$(if $(wildcard $(CONSTRAINTS)),,$(error $(UNSUPPORTED)))
+	@echo "Setting up .venv: minutes, once"
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 \
+	  || .venv/bin/python -m ensurepip
+	.venv/bin/python -m pip install -q -c $(CONSTRAINTS) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,171 @@
+"""What the metrics of a run are worth, in sentences a reader can trust.
+
+A number is held against chance, against the largest class and against the
+shortcuts that were probed; each comparison is of the lower bound of its 95 %
+interval. All of it is pure text from `metrics.json`.
+"""
+
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+METRICS = {
+  "roc_auc": "AUC",
+  "balanced_accuracy": "balanced accuracy",
+  "accuracy": "accuracy",
+  "sensitivity": "sensitivity",
+  "specificity": "specificity",
+  "precision": "precision",
+  "f1": "F1",
+  "average_precision": "average precision",
+  "brier": "Brier score",
+  "ece": "calibration error",
+}
+PROBES = {"histogram": "intensity histogram", "header": "image header"}
+UNDEFINED = {"value": None, "low": None, "high": None}
+
+
+class Check(NamedTuple):
+  """One comparison: does the result stand, and the sentence that says so."""
+
+  stands: bool
+  text: str
+
+
+def score_text(score: Mapping[str, float | None]) -> str:
+  """Writes a metric with its interval, as far as they are defined.
+
+  >>> score_text({"value": 0.871, "low": 0.78, "high": 0.94})
+  '0.87 [0.78, 0.94]'
+  """
+  value, low, high = score["value"], score["low"], score["high"]
+  if value is None:
+    return "undefined"
+  if low is None or high is None:
+    return f"{value:.2f}"
+  return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def baseline(
+  scores: Mapping[str, Any], classes: Sequence[str]
+) -> tuple[str, dict[str, float]]:
+  """Returns the largest class and what always answering it scores."""
+  totals = np.sum(scores["confusion_matrix"], axis=1)
+  largest = int(np.argmax(totals))
+  return classes[largest], {
+    "roc_auc": 0.5,
+    "balanced_accuracy": 1 / len(classes),
+    "accuracy": float(totals[largest] / totals.sum()),
+  }
+
+
+def headline(
+  scores: Mapping[str, Any], classes: Sequence[str], split: str
+) -> str:
+  """Returns the sentence with the number: AUC, or balanced accuracy."""
+  metrics = [_main_metric(classes)]
+  if len(classes) > 2:
+    metrics.append("accuracy")
+  numbers = " and ".join(
+    f"{METRICS[metric]} {score_text(scores[metric])}" for metric in metrics
+  )
+  return (
+    f"On the {split} split the model tells {', '.join(classes[:-1])} and"
+    f" {classes[-1]} apart with {numbers}, n = {scores['n']} participants."
+  )
+
+
+def checks(
+  scores: Mapping[str, Any],
+  classes: Sequence[str],
+  scans: Iterable[Mapping[str, str]],
+) -> list[Check]:
+  """Holds the headline against all that could explain it otherwise.
+
+  Args:
+    scores: Metrics of one split.
+    classes: Names in index order.
+    scans: Rows of `splits.csv`.
+
+  Returns:
+    Chance, the largest class (more than two classes), the shortcut probes,
+    and the sources if none of them holds two classes.
+  """
+  main = _main_metric(classes)
+  largest, levels = baseline(scores, classes)
+  chance = f"chance ({levels[main]:.2f})"
+  found = [_against_level(scores[main], METRICS[main], levels[main], chance)]
+  if len(classes) > 2:
+    level = levels["accuracy"]
+    always = f"always answering {largest} ({level:.2f})"
+    found.append(_against_level(scores["accuracy"], "accuracy", level, always))
+  found.append(_against_probes(scores, main))
+  classes_of = collections.defaultdict(set)
+  for scan in scans:
+    classes_of[scan["source"]].add(scan["class"])
+  if len(classes_of) > 1 and all(len(c) == 1 for c in classes_of.values()):
+    text = (
+      "No source holds more than one class: the model may have learned to"
+      " tell sources apart, and nothing here can show otherwise."
+    )
+    found.append(Check(False, text))
+  return found
+
+
+def _main_metric(classes: Sequence[str]) -> str:
+  return "roc_auc" if len(classes) == 2 else "balanced_accuracy"
+
+
+def _against_level(
+  score: Mapping[str, float | None], metric: str, level: float, what: str
+) -> Check:
+  low = score["low"]
+  if low is None:
+    text = (
+      f"The {metric} has no interval (it is perfect, or too few groups vary),"
+      f" so it cannot be held against {what}."
+    )
+    return Check(False, text)
+  beats = "is above" if low > level else "does not beat"
+  text = f"The lower bound of the {metric}, {low:.2f}, {beats} {what}."
+  return Check(low > level, text)
+
+
+def _against_probes(scores: Mapping[str, Any], metric: str) -> Check:
+  probes = {
+    PROBES.get(name, name): probe[metric]
+    for name, probe in scores.get("probes", {}).items()
+    if probe.get(metric, UNDEFINED)["value"] is not None
+  }
+  value, low = scores[metric]["value"], scores[metric]["low"]
+  if not probes or value is None:
+    text = "No shortcut could be probed, so one may explain the result."
+    return Check(False, text)
+  # Without an interval, as of a perfect score, the value itself is the bound.
+  bound, model = (value, "value") if low is None else (low, "interval")
+  tops = {n: p["high"] or p["value"] for n, p in probes.items()}
+  best = max(probes, key=lambda name: probes[name]["value"])
+  widest = max(tops, key=lambda name: tops[name])
+
+  def reads(name):
+    return f"{METRICS[metric]} {score_text(probes[name])} from the {name} alone"
+
+  if probes[best]["value"] >= bound:
+    text = (
+      f"A shortcut could explain the result: {reads(best)} reaches the"
+      f" model's {model}."
+    )
+    return Check(False, text)
+  if tops[widest] >= bound:
+    text = (
+      f"A shortcut is not ruled out: the interval of {reads(widest)} overlaps"
+      f" the model's {model}."
+    )
+    return Check(False, text)
+  text = (
+    "No probed shortcut explains the result: the strongest,"
+    f" {reads(best)}, stays below the model's {model}."
+  )
+  return Check(True, text)

@@ -1,0 +1,85 @@
+"""Packing: the scans of one step as the arrays that cross to the device."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from brainjax.input.plan import PackShape
+from brainjax.records import ZERO_CODES, Record
+
+
+def pack_batch(
+  rows: np.ndarray,
+  read: Callable[[int], Record],
+  labels: np.ndarray,
+  shape: PackShape,
+  *,
+  slice_shape: tuple[int, int, int],
+  dtype: np.dtype,
+) -> dict[str, np.ndarray]:
+  """Reads the scans of a step and lays their slices end to end.
+
+  Args:
+    rows: i32[G,B] record indices, -1 = no scan.
+    read: Returns the record of an index.
+    labels: i32[R] class index of each record, -1 = unknown.
+    shape: Sizes of the batch.
+    slice_shape: (H, W, C).
+    dtype: Of the slices, u8 or i16.
+
+  Returns:
+    slices: u8|i16[G,N,H,W,C] codes; filler is the code of zero.
+    owner: i32[G,N] row within the pack; B for filler.
+    position: i32[G,N] place within the scan; filler has unique ones of S and
+      more, so that a scatter to [B,S] drops them.
+    positions_mm: f32[G,N] along the slice axis; 0 for filler.
+    label: i32[G,B]; -1 = unknown, or no scan.
+    weight: f32[G,B]; 1 = a scan, 0 = none.
+    length: i32[G,B] slices.
+    record_index: i32[G,B]; -1 = none.
+    scale: f32[G,B+1] standard deviations a code step; 0 for no scan and, at
+      B, for filler.
+
+  Raises:
+    ValueError: A scan does not fit.
+  """
+  num_packs, num_rows = rows.shape
+  slots = (num_packs, shape.slices)
+  batch = {
+    "slices": np.empty((*slots, *slice_shape), dtype),
+    "owner": np.full(slots, num_rows, np.int32),
+    "position": np.tile(
+      np.arange(shape.slices, dtype=np.int32) + shape.longest, (num_packs, 1)
+    ),
+    "positions_mm": np.zeros(slots, np.float32),
+    "label": np.full(rows.shape, -1, np.int32),
+    "weight": (rows >= 0).astype(np.float32),
+    "length": np.zeros(rows.shape, np.int32),
+    "record_index": rows.astype(np.int32),
+    "scale": np.zeros((num_packs, num_rows + 1), np.float32),
+  }
+  for pack, scans in enumerate(rows.tolist()):
+    end = 0
+    for row, record_index in enumerate(scans):
+      if record_index < 0:
+        continue
+      record = read(record_index)
+      length = len(record.slices)
+      start, end = end, end + length
+      # Checked, for numpy broadcasts one slice into no slot without a word,
+      # and a scatter to [B,S] drops what is beyond S.
+      if end > shape.slices or length > shape.longest:
+        raise ValueError(
+          f"record {record_index} of {length} slices does not fit: a scan has"
+          f" at most {shape.longest}, and {start} of the pack's {shape.slices}"
+          " are taken"
+        )
+      batch["slices"][pack, start:end] = record.slices
+      batch["owner"][pack, start:end] = row
+      batch["position"][pack, start:end] = np.arange(length)
+      batch["positions_mm"][pack, start:end] = record.positions_mm
+      batch["label"][pack, row] = labels[record_index]
+      batch["length"][pack, row] = length
+      batch["scale"][pack, row] = record.scale
+    batch["slices"][pack, end:] = ZERO_CODES[np.dtype(dtype)]
+  return batch

@@ -1,0 +1,206 @@
+"""The slice encoder: one 2-D DenseNet-BC over every slice of a batch."""
+
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from brainjax.models import dense_block as block
+
+PRESETS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
+  {
+    "densenet121": types.MappingProxyType(
+      {
+        "growth_rate": 32,
+        "block_config": (6, 12, 24, 16),
+        "num_init_features": 64,
+      }
+    ),
+    "small": types.MappingProxyType(
+      {
+        "growth_rate": 16,
+        "block_config": (6, 12, 24, 16),
+        "num_init_features": 32,
+      }
+    ),
+    "tiny": types.MappingProxyType(
+      {
+        "growth_rate": 12,
+        "block_config": (4, 4, 4, 4),
+        "num_init_features": 24,
+      }
+    ),
+    "micro": types.MappingProxyType(
+      {"growth_rate": 8, "block_config": (2, 2), "num_init_features": 8}
+    ),
+  }
+)
+_BOTTLENECK_WIDTH = 4  # channels of a 1x1 convolution, in growth rates
+_COMPRESSION = 0.5  # channels a transition keeps
+_kaiming = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+class DenseNet(nn.Module):
+  """DenseNet-BC without its classifier.
+
+  The parameter tree has torchvision's names, so its weights can be loaded:
+  `conv0 norm0 denseblock1/denselayer1/{norm1,conv1,norm2,conv2} ...
+  transition1/{norm,conv} ... norm5`.
+
+  Attributes:
+    growth_rate: Channels a layer appends.
+    block_config: Layers of each block.
+    num_init_features: Channels of the stem.
+    dtype: Of the computation; statistics and the embedding are at least f32.
+    param_dtype: Of the parameters and the running averages.
+
+  Source: Huang et al. 2017, arXiv:1608.06993, Table 1.
+  Differs: statistics are computed once per channel, and a transition pools
+    before its 1x1 convolution, which commutes and costs a quarter.
+  """
+
+  growth_rate: int
+  block_config: tuple[int, ...]
+  num_init_features: int
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, slices: jax.Array, weight: jax.Array, *, groups: int, train: bool
+  ) -> jax.Array:
+    """Embeds every slice.
+
+    Args:
+      slices: f[N,H,W,C] intensities.
+      weight: f[N], 0 for filler slices, whose content changes nothing.
+      groups: Batch statistics are shared within each of this many runs of
+        N / groups slices; only for `train`. Static.
+      train: Use and record batch statistics. Static: a change recompiles.
+
+    Returns:
+      f32[N,D] embeddings; rows of weight 0 are zero.
+
+    Raises:
+      ValueError: N is not a multiple of `groups`, or slices are too small.
+    """
+    num_slices, height, width, channels = slices.shape
+    if num_slices % groups:
+      raise ValueError(
+        f"{num_slices} slices do not divide into {groups} groups"
+      )
+    smallest = 2 ** (len(self.block_config) + 1)
+    if min(height, width) < smallest:
+      raise ValueError(
+        f"slices of {height}x{width} pixels are too small for"
+        f" {len(self.block_config)} blocks; use at least {smallest}"
+      )
+    dtype, width = self.param_dtype, self.num_init_features
+    running: dict[str, nn.Variable] = {}
+    statistics: dict[str, Any] = {}
+
+    def norm_params(name: str, init: Callable[..., Any], *args: Any) -> Any:
+      """Declares parameters with norms, and their running averages."""
+      params = self.param(name, init, *args, dtype)
+      averages = self.variable("batch_stats", name, _init_running, params)
+      running[name] = averages
+      if not train:
+        statistics[name] = jax.tree.map(lambda a: a[None], averages.value)
+      return params
+
+    # Masked here, filler cannot reach the gradient of a kernel either.
+    x = jnp.where(weight[:, None, None, None] > 0, slices, 0)
+    conv0 = self.param("conv0", _init_conv, (7, 7, channels, width), dtype)
+    x = block.convolve(x.astype(self.dtype), conv0["kernel"], stride=2)
+    norm0 = norm_params("norm0", _init_norm, width)
+    if train:
+      batch = block.batch_statistics(x, weight, groups=groups)
+      statistics["norm0"] = batch
+    x = block.normalise(x, statistics["norm0"], norm0, weight)
+    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    last = len(self.block_config)
+    for b, num_layers in enumerate(self.block_config, 1):
+      name = f"denseblock{b}"
+      layers = norm_params(
+        name, _init_block, width, num_layers, self.growth_rate
+      )
+      names = [f"denselayer{i}" for i in range(1, num_layers + 1)]
+      ordered = [layers[layer] for layer in names]
+      if train:
+        x, batch, seen = block.dense_block(x, ordered, weight, groups=groups)
+        statistics[name] = dict(zip(names, seen, strict=True))
+      else:
+        given = [statistics[name][layer] for layer in names]
+        x = block.dense_block_inference(x, ordered, given, weight)
+      width = x.shape[-1]
+      if b < last:
+        name = f"transition{b}"
+        transition = norm_params(name, _init_transition, width)
+        if train:
+          statistics[name] = {"norm": batch}
+        x = block.normalise(
+          x, statistics[name]["norm"], transition["norm"], weight
+        )
+        x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+        x = block.convolve(x, transition["conv"]["kernel"])
+        width = x.shape[-1]
+    norm5 = norm_params("norm5", _init_norm, width)
+    if train:
+      statistics["norm5"] = batch
+    x = block.normalise(x, statistics["norm5"], norm5, weight)
+    if train and not self.is_initializing():
+      for name, averages in running.items():
+        averages.value = block.update_running(
+          averages.value, statistics[name], weight
+        )
+    return x.mean((1, 2), dtype=jnp.promote_types(self.dtype, jnp.float32))
+
+
+def _init_conv(key, shape, dtype):
+  return {"kernel": _kaiming(key, shape, dtype)}
+
+
+def _init_norm(key, features, dtype):
+  del key
+  return {
+    "scale": jnp.ones(features, dtype),
+    "bias": jnp.zeros(features, dtype),
+  }
+
+
+def _init_block(key, features, num_layers, growth_rate, dtype):
+  bottleneck = _BOTTLENECK_WIDTH * growth_rate
+  layers = {}
+  for i, layer_key in enumerate(jax.random.split(key, num_layers)):
+    key1, key2 = jax.random.split(layer_key)
+    inputs = features + i * growth_rate
+    layers[f"denselayer{i + 1}"] = {
+      "norm1": _init_norm(None, inputs, dtype),
+      "conv1": _init_conv(key1, (1, 1, inputs, bottleneck), dtype),
+      "norm2": _init_norm(None, bottleneck, dtype),
+      "conv2": _init_conv(key2, (3, 3, bottleneck, growth_rate), dtype),
+    }
+  return layers
+
+
+def _init_transition(key, features, dtype):
+  outputs = int(features * _COMPRESSION)
+  return {
+    "norm": _init_norm(None, features, dtype),
+    "conv": _init_conv(key, (1, 1, features, outputs), dtype),
+  }
+
+
+def _init_running(params):
+  """Returns `{"mean", "var"}` for each norm of a tree of parameters."""
+  if "scale" in params:
+    zeros = jnp.zeros_like(params["scale"])
+    return {"mean": zeros, "var": zeros + 1}
+  return {
+    name: _init_running(child)
+    for name, child in params.items()
+    if "kernel" not in child
+  }

@@ -1,0 +1,143 @@
+"""Where the brain is, from thresholds and morphology alone.
+
+It needs no weights and no template. A skull-stripped volume yields exactly
+what was left in it; of a head with its skull, the bridges between brain and
+scalp are cut. Heads that defeat it keep part of the scalp, which is why the
+mask is stored with every record.
+"""
+
+import numpy as np
+import skimage.filters
+import skimage.transform
+from scipy import ndimage
+
+from brainjax.preparation.reading import Volume
+
+STRIPPED_ZEROS = 0.3  # share of exact zeros
+STRIPPED_BRAIN = 0.6  # share of the rest that the cut brain then fills
+GRID_MM = 2.0  # grid on which heads are cut
+BRIDGE_MM = 4.0  # half the width of the bridges that are cut
+IMAGE_MM = 240.0  # side of a 2-D image, for want of its spacing
+CLOSING_MM = 4.0  # half the width of the sulci that are closed
+
+_IN_PLANE = np.zeros((3, 3, 3), bool)  # neighbours within an axial slice
+_IN_PLANE[:, 1, 1] = _IN_PLANE[1, :, 1] = True
+
+
+def brain_mask(volume: Volume) -> np.ndarray:
+  """Finds the brain.
+
+  2-D images are taken one by one, and give the head, not the brain.
+
+  Returns:
+    bool[X,Y,Z], not empty unless every voxel has one value.
+  """
+  array = volume.array
+  if volume.affine is None:
+    return np.stack([_head(image) for image in np.moveaxis(array, -1, 0)], -1)
+  factors = _shrink_factors(array.shape, volume.spacing_mm)
+  small = skimage.transform.downscale_local_mean(array, factors)
+  brain = _cut_brain(small, volume.spacing_mm * factors)
+  nonzero = array != 0
+  left = np.count_nonzero(nonzero)
+  if 1 - left / array.size > STRIPPED_ZEROS:
+    if np.count_nonzero(brain) * np.prod(factors) > STRIPPED_BRAIN * left:
+      return _filled(nonzero)
+  for axis, factor in enumerate(factors):
+    brain = brain.repeat(factor, axis)
+  return brain[tuple(slice(n) for n in array.shape)]
+
+
+def _cut_brain(array: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+  """Returns the largest thing that thin bridges do not tie to the scalp."""
+  tissue = array > _threshold(array)
+  if not tissue.any():  # where the means of all blocks are equal
+    return ~tissue
+  box = bounds(tissue, margin=1)  # what follows is slow
+  tissue = tissue[box]
+  depth = _distance(tissue, spacing_mm)
+  radius = min(BRIDGE_MM, 0.5 * depth.max())
+  core = _largest(depth > radius)
+  far = _distance(~core, spacing_mm)
+  brain = np.zeros(array.shape, bool)
+  brain[box] = _closed(_largest(tissue & (far <= radius)), spacing_mm)
+  return _filled(brain)
+
+
+def _head(image: np.ndarray) -> np.ndarray:
+  """Returns bool[X,Y], all of the head that a 2-D image shows."""
+  if image.min() == image.max():
+    return np.zeros(image.shape, bool)
+  spacing_mm = np.full(2, IMAGE_MM / max(image.shape))
+  head = _closed(_largest(image > _threshold(image)), spacing_mm)
+  return _filled(head[..., None])[..., 0]
+
+
+def _threshold(array: np.ndarray) -> float:
+  """Returns what lies between tissue and all that is darker."""
+  low, tail = np.percentile(array, (1, 99))
+  if low == tail:
+    return low
+  # Otsu 1979, IEEE Trans. SMC 9:62. Fat and contrast agent pull it above grey
+  # matter, so it only finds tissue, and half of tissue's median decides.
+  scaled = (array.astype(np.float64) - low) / (tail - low)
+  otsu = skimage.filters.threshold_otsu(np.clip(scaled, 0, 1))
+  half = 0.5 * np.median(scaled[scaled > otsu])
+  return float(low + min(otsu, half) * (tail - low))
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+  labels = _labels(mask)
+  sizes = np.bincount(labels.ravel())
+  sizes[0] = 0
+  return labels == sizes.argmax() if sizes.any() else mask
+
+
+def _closed(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+  # Padded, since a closing must be able to leave the volume on its way.
+  widths = [int(np.ceil(CLOSING_MM / s)) + 1 for s in spacing_mm]
+  padded = np.pad(mask, [(w, w) for w in widths], mode="edge")
+  grown = _distance(~padded, spacing_mm) <= CLOSING_MM
+  closed = _distance(grown, spacing_mm) > CLOSING_MM
+  inner = tuple(slice(w, -w) for w in widths)
+  return closed[inner] | mask
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+  """Fills what each axial slice encloses, such as dark ventricles."""
+  padded = np.pad(mask, ((1, 1), (1, 1), (0, 0)))
+  labels = _labels(~padded, _IN_PLANE)
+  outside = labels[0, 0]  # the padding's component in each slice
+  return (labels != outside)[1:-1, 1:-1]
+
+
+def bounds(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
+  """Returns the box around a mask, widened but clipped to the array."""
+  found = ndimage.find_objects(mask.astype(np.uint8))[0]
+  return tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in found)
+
+
+def _shrink_factors(shape, spacing_mm: np.ndarray) -> tuple[int, ...]:
+  # A header may lie about the spacing: no axis is shrunk below 64 voxels.
+  return tuple(
+    int(max(1, min(round(GRID_MM / s), n // 64)))
+    for n, s in zip(shape, spacing_mm, strict=True)
+  )
+
+
+def _distance(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+  """Returns f64, millimetres to the nearest voxel that is not in the mask."""
+  if mask.all():
+    return np.full(mask.shape, np.inf)
+  distance = np.empty(mask.shape)
+  ndimage.distance_transform_edt(mask, spacing_mm, distances=distance)
+  return distance
+
+
+def _labels(
+  mask: np.ndarray, neighbours: np.ndarray | None = None
+) -> np.ndarray:
+  """Numbers the connected components of a mask from 1."""
+  labels = np.empty(mask.shape, np.int32)
+  ndimage.label(mask, neighbours, output=labels)
+  return labels

@@ -1,0 +1,112 @@
+"""The part of a volume that the slices show: a box around the brain."""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from brainjax.preparation.brain_mask import bounds
+
+
+class Axes(NamedTuple):
+  """RAS axes that rows (towards its low end), columns and slices run along."""
+
+  row: int
+  column: int
+  slice: int
+
+
+# None: 2-D images, which are stacked along Z.
+AXES: Mapping[str | None, Axes] = types.MappingProxyType(
+  {
+    "axial": Axes(1, 0, 2),
+    "coronal": Axes(2, 0, 1),
+    "sagittal": Axes(2, 1, 0),
+    None: Axes(1, 0, 2),
+  }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+  """A box, as pixels and slices lie in it; in voxels of the RAS+ volume.
+
+  Attributes:
+    plane: "axial" | "coronal" | "sagittal"; None for 2-D images.
+    height: Rows of a slice.
+    width: Columns of a slice.
+    row: (offset, step): row r lies at offset + step * r on the row axis.
+    column: The same for columns.
+    slices: Voxels along the slice axis that slices are chosen from.
+    centre: Where the brain has its centre along the slice axis.
+  """
+
+  plane: str | None
+  height: int
+  width: int
+  row: tuple[float, float]
+  column: tuple[float, float]
+  slices: range
+  centre: float
+
+  @property
+  def axes(self) -> Axes:
+    """Which axes rows, columns and slices run along."""
+    return AXES[self.plane]
+
+
+def find_region(
+  mask: np.ndarray,
+  spacing_mm: np.ndarray,
+  *,
+  plane: str | None,
+  crop: str,
+  margin_mm: float,
+  height: int,
+  width: int,
+) -> Region:
+  """Finds the box, whose pixels are square in millimetres.
+
+  In-plane the box has the aspect ratio of a slice; where that takes it out of
+  the volume there is background. 2-D images are cropped to what all of them
+  need, and none is left out.
+
+  Args:
+    mask: bool[X,Y,Z], the brain; not empty.
+    spacing_mm: f64[3].
+    plane: "axial" | "coronal" | "sagittal"; None for 2-D images.
+    crop: "brain" | "none", the whole volume.
+    margin_mm: Kept around the brain in-plane, as far as the volume reaches.
+    height: Rows of a slice.
+    width: Columns of a slice.
+  """
+  axes = AXES[plane]
+  whole = tuple(slice(0, n) for n in mask.shape)
+  box = whole if crop == "none" else bounds(mask)
+  middle, extent_mm = {}, {}
+  for axis in (axes.row, axes.column):
+    margin = margin_mm / spacing_mm[axis]
+    # Voxel i covers [i - 0.5, i + 0.5].
+    low = max(box[axis].start - margin, 0) - 0.5
+    high = min(box[axis].stop + margin, mask.shape[axis]) - 0.5
+    middle[axis] = (low + high) / 2
+    extent_mm[axis] = (high - low) * spacing_mm[axis]
+  pixel_mm = max(extent_mm[axes.row] / height, extent_mm[axes.column] / width)
+
+  def line(axis: int, count: int, sign: int) -> tuple[float, float]:
+    step = sign * pixel_mm / spacing_mm[axis]
+    return float(middle[axis] - step * (count - 1) / 2), float(step)
+
+  along = whole[axes.slice] if plane is None else box[axes.slice]
+  has_brain = mask.any((axes.row, axes.column)) | (plane is None)
+  return Region(
+    plane=plane,
+    height=height,
+    width=width,
+    row=line(axes.row, height, -1),
+    column=line(axes.column, width, 1),
+    slices=range(along.start, along.stop),
+    centre=float(np.flatnonzero(has_brain).mean()),
+  )

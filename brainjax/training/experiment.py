@@ -1,0 +1,455 @@
+"""From a config to an experiment: everything derived is derived here, once.
+
+`resolve` checks the config against the records and writes what a run is made
+of into its workdir; `open_run` reads it back for all that comes after.
+"""
+
+import csv
+import dataclasses
+import datetime
+import functools
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+from brainjax import InputError, records
+from brainjax import config as config_lib
+from brainjax.cohort import splits as splits_lib
+from brainjax.input import plan
+from brainjax.models import build, densenet, heads
+from brainjax.models.classifier import Classifier
+from brainjax.training import losses
+from brainjax.training.augment import AugmentRanges
+from brainjax.training.optimizer import make_optimizer
+from brainjax.training.step import StepSettings
+
+SCHEMA_VERSION = 1
+SPLIT_COLUMNS = (
+  "participant_id",
+  "session_id",
+  "group_id",
+  "source",
+  "label",
+  "class",
+  "split",
+  "fold",
+  "record_index",
+)
+# What may differ when a run is started again; it changes no earlier step.
+FREE_FIELDS = (
+  "train.epochs",
+  "train.log_every_steps",
+  "checkpoint.",
+  "mesh.",
+  "eval.",
+  "data.read_threads",
+  "data.prefetch_steps",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """A run's facts, all derived.
+
+  Attributes:
+    config: The resolved configuration.
+    workdir: Folder of the run.
+    record_set: The prepared scans.
+    classes: Class names in index order.
+    scans: Rows of `splits.csv`: the scans that take part.
+    targets: i64[R] class index of each record; -1 for those left out.
+    shape: Of a packed batch.
+  """
+
+  config: ml_collections.ConfigDict
+  workdir: pathlib.Path
+  record_set: records.RecordSet
+  classes: tuple[str, ...]
+  scans: tuple[Mapping[str, str], ...]
+  targets: np.ndarray
+  shape: plan.PackShape
+
+  @property
+  def positive(self) -> int | None:
+    """Index of the positive class of a binary task."""
+    return positive_index(self.config, self.classes)
+
+  @functools.cached_property
+  def class_weights(self) -> tuple[float, ...]:
+    """Weights of the loss, from the training participants."""
+    class_of = {}
+    for scan in self.scans:
+      if scan["split"] == "train":
+        target = self.targets[int(scan["record_index"])]
+        class_of[scan["participant_id"]] = target
+    return losses.class_weights(
+      np.array(list(class_of.values())),
+      len(self.classes),
+      self.config.train.class_weights,
+    )
+
+  def subset(self, split: str) -> np.ndarray:
+    """Returns i64[T], the record indices of a split, in manifest order."""
+    return np.array(
+      [int(s["record_index"]) for s in self.scans if s["split"] == split],
+      np.int64,
+    )
+
+  def build(
+    self,
+  ) -> tuple[Classifier, optax.GradientTransformation, StepSettings]:
+    """Returns the model, the optimizer and the facts of the step."""
+    config = self.config
+    model = build.build_classifier(
+      preset=config.model.encoder.preset,
+      statistics=config.model.encoder.statistics,
+      head=config.model.head.to_dict(),
+      dropout=config.model.dropout,
+      dtype=config.model.dtype,
+      num_classes=len(self.classes),
+    )
+    settings = StepSettings(
+      zero_code=records.ZERO_CODES[self.record_set.dtype],
+      num_rows=self.shape.rows,
+      max_length=self.shape.longest,
+      scans_per_step=len(self.subset("train")) / self.shape.steps_per_epoch,
+      class_weights=self.class_weights,
+      augment=AugmentRanges(**config.augment),
+      seed=config.train.seed,
+    )
+    return model, make_optimizer(**config.optimizer), settings
+
+
+def resolve(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, num_devices: int
+) -> Experiment:
+  """Derives and checks everything; writes `config.json` and `splits.csv`.
+
+  Nothing is written unless all is well.
+
+  Args:
+    config: As the user gave it.
+    workdir: Folder of the run; made if absent.
+    num_devices: Devices of the data axis.
+
+  Raises:
+    InputError: A field is wrong, does not fit the records, or differs from
+      the run that is already in the workdir.
+  """
+  config = ml_collections.ConfigDict(config)
+  config_file = workdir / "config.json"
+  if config_file.is_file():
+    _adopt_unset(config, read_config(config_file))
+  _check_choices(config)
+  if not config.data.records:
+    raise InputError(
+      "config.data.records: unset; give the folder that `brainjax prepare`"
+      " wrote, as --config.data.records=RECORDS"
+    )
+  config.data.records = str(pathlib.Path(config.data.records).resolve())
+  if config.data.packs is None:
+    config.data.packs = num_devices
+  if config.data.packs % num_devices:
+    raise InputError(
+      f"config.data.packs={config.data.packs}: does not divide among"
+      f" {num_devices} devices; set it to a multiple of {num_devices}, or"
+      " config.mesh.devices to one of its divisors"
+    )
+  if config_file.is_file():
+    _refuse_changes(config, read_config(config_file), workdir)
+
+  record_set = records.RecordSet(config.data.records)
+  scans = assign_scans(config, record_set)
+  classes = tuple(config_lib.parse_classes(config.task.classes))
+  experiment = _derive(config, workdir, record_set, classes, scans)
+  _check_splits(experiment)
+
+  workdir.mkdir(parents=True, exist_ok=True)
+  splits_file = workdir / "splits.csv"
+  if splits_file.is_file():
+    if _read_scans(splits_file) != scans:
+      raise InputError(
+        f"{splits_file}: the records now give other splits than this run"
+        " began with; choose another --workdir"
+      )
+  else:
+    records.write_csv(splits_file, SPLIT_COLUMNS, scans)
+  records.write_text(config_file, config_lib.to_json(config))
+  return experiment
+
+
+def open_run(workdir: pathlib.Path) -> Experiment:
+  """Reads a run's facts back from its workdir.
+
+  Raises:
+    InputError: A file is missing, or the records are no longer the run's.
+  """
+  for name in ("config.json", "model.json", "splits.csv"):
+    if not (workdir / name).is_file():
+      raise InputError(
+        f"{workdir / name}: missing; run `brainjax train --config=FILE"
+        f" --workdir={workdir}` first"
+      )
+  config = read_config(workdir / "config.json")
+  model = json.loads((workdir / "model.json").read_text())
+  if model["schema_version"] != SCHEMA_VERSION:
+    raise InputError(
+      f"{workdir / 'model.json'}: schema version {model['schema_version']},"
+      f" this brainjax reads {SCHEMA_VERSION}; run `brainjax train` again"
+    )
+  record_set = records.RecordSet(config.data.records)
+  if record_set.sha256 != model["records_sha256"]:
+    raise InputError(
+      f"{record_set.path}: not the records this run was trained on"
+      " (sha256); prepare them again with the same config"
+    )
+  return _derive(
+    config,
+    workdir,
+    record_set,
+    tuple(model["classes"]),
+    _read_scans(workdir / "splits.csv"),
+  )
+
+
+def assign_scans(
+  config: ml_collections.ConfigDict, record_set: records.RecordSet
+) -> tuple[dict[str, str], ...]:
+  """Returns the rows of `splits.csv`: every scan whose label has a class.
+
+  Raises:
+    InputError: A label is named neither by a class nor by `task.ignore`.
+  """
+  classes = config_lib.parse_classes(config.task.classes)
+  class_of = {
+    label: name for name, labels in classes.items() for label in labels
+  }
+  rows = []
+  for record_index, row in enumerate(record_set.rows):
+    label = row["label"]
+    if label in config.task.ignore or not label:
+      continue
+    if label not in class_of:
+      raise InputError(
+        f"config.task.classes: label {label!r} of"
+        f" {row['participant_id']} is in no class; name it in a class or in"
+        " config.task.ignore"
+      )
+    rows.append({**row, "record_index": str(record_index)})
+  assigned = splits_lib.assign_splits(rows, **config.split)
+  return tuple(
+    {
+      **{name: row.get(name, "") for name in SPLIT_COLUMNS},
+      "class": class_of[row["label"]],
+      "split": split,
+      "fold": str(fold),
+    }
+    for row, (split, fold) in zip(rows, assigned, strict=True)
+  )
+
+
+def write_model_file(experiment: Experiment, num_parameters: int) -> None:
+  """Writes `model.json`: what a use of the model must know of it."""
+  record_set, config = experiment.record_set, experiment.config
+  train_groups = {
+    s["group_id"] for s in experiment.scans if s["split"] == "train"
+  }
+  content = {
+    "schema_version": SCHEMA_VERSION,
+    "classes": list(experiment.classes),
+    "class_labels": config_lib.parse_classes(config.task.classes),
+    "positive": config.task.positive,
+    "modalities": record_set.index["modalities"],
+    "preparation": record_set.index["preparation"],
+    "slice_shape": list(record_set.slice_shape),
+    "dtype": str(record_set.dtype),
+    "pack_shape": dataclasses.asdict(experiment.shape),
+    "num_parameters": num_parameters,
+    "class_weights": list(experiment.class_weights),
+    "records_sha256": record_set.sha256,
+    "splits_sha256": records.sha256_of(experiment.workdir / "splits.csv"),
+    "encoder_group_ids": sorted(train_groups),
+  }
+  records.write_text(
+    experiment.workdir / "model.json", json.dumps(content, indent=2) + "\n"
+  )
+
+
+def write_environment_file(workdir: pathlib.Path) -> None:
+  """Writes `environment.json`: versions, devices and command of this start."""
+  records.write_text(
+    workdir / "environment.json",
+    json.dumps(environment(), indent=2) + "\n",
+  )
+
+
+def environment() -> dict[str, Any]:
+  """Returns versions, devices, command and date of this process."""
+  packages = ("brainjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+  return {
+    "command": " ".join(["brainjax", *sys.argv[1:]]),
+    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "python": platform.python_version(),
+    "machine": platform.machine(),
+    "system": platform.platform(),
+    **{name: importlib.metadata.version(name) for name in packages},
+    "platform": jax.default_backend(),
+    "devices": [device.device_kind for device in jax.devices()],
+    "git_revision": _git_revision(),
+  }
+
+
+def read_config(path: pathlib.Path) -> ml_collections.ConfigDict:
+  """Reads a resolved `config.json`."""
+  fields = json.loads(path.read_text())
+  config = ml_collections.ConfigDict()
+  for section, content in fields.items():
+    config[section] = ml_collections.ConfigDict(_tuples(content))
+  return config
+
+
+def positive_index(
+  config: ml_collections.ConfigDict, classes: Sequence[str]
+) -> int | None:
+  """Index of the positive class of a binary task; None for more classes.
+
+  Raises:
+    InputError: A binary task names no positive class, or an unknown one.
+  """
+  if len(classes) > 2:
+    return None
+  if config.task.positive not in classes:
+    raise InputError(
+      f"config.task.positive={config.task.positive!r}: name one of the two"
+      f" classes {list(classes)}"
+    )
+  return classes.index(config.task.positive)
+
+
+def _derive(config, workdir, record_set, classes, scans) -> Experiment:
+  targets = np.full(len(record_set), -1, np.int64)
+  for scan in scans:
+    targets[int(scan["record_index"])] = classes.index(scan["class"])
+  lengths = {"train": [], "validation": [], "test": []}
+  for scan in scans:
+    length = record_set.lengths[int(scan["record_index"])]
+    lengths[scan["split"]].append(length)
+  if not lengths["train"]:
+    raise InputError(
+      f"{record_set.path}: no scan is left for training; see"
+      " config.task.classes and config.split"
+    )
+  shape = plan.plan_shape(
+    np.array(lengths["train"], np.int32),
+    packs=config.data.packs,
+    scans_per_step=config.data.scans_per_step,
+    pack_slices=config.data.pack_slices,
+    longest=int(max(sum(lengths.values(), []))),
+  )
+  return Experiment(config, workdir, record_set, classes, scans, targets, shape)
+
+
+def _check_splits(experiment: Experiment) -> None:
+  positive_index(experiment.config, experiment.classes)
+  groups = {
+    (name, split): set()
+    for name in experiment.classes
+    for split in splits_lib.SPLITS
+  }
+  for scan in experiment.scans:
+    groups[scan["class"], scan["split"]].add(scan["group_id"])
+  for (name, split), members in groups.items():
+    if not members:
+      total = sum(len(groups[name, other]) for other in splits_lib.SPLITS)
+      raise InputError(
+        f"config.split: class {name!r} has no group in the {split} split"
+        f" ({total} in all); every class needs one in each of train,"
+        " validation and test: add scans, or change config.split or"
+        " config.task"
+      )
+
+
+def _check_choices(config: ml_collections.ConfigDict) -> None:
+  choices = {
+    "model.encoder.preset": tuple(densenet.PRESETS),
+    "model.encoder.statistics": ("batch", "pack"),
+    "model.head.name": tuple(heads.HEADS),
+    "model.dtype": ("float32", "bfloat16"),
+    "train.class_weights": ("inverse", "none"),
+  }
+  at_least = {
+    "train.epochs": 1,
+    "train.log_every_steps": 1,
+    "train.patience_epochs": 0,
+    "checkpoint.every_epochs": 1,
+    "checkpoint.keep": 1,
+    "data.scans_per_step": 1,
+    "data.read_threads": 1,
+    "data.prefetch_steps": 1,
+    "eval.resamples": 1,
+  }
+  fields = config_lib.leaf_fields(config)
+  for name, allowed in choices.items():
+    if fields[name] not in allowed:
+      raise InputError(
+        f"config.{name}={fields[name]!r}: choose one of {list(allowed)}"
+      )
+  for name, least in at_least.items():
+    if fields[name] < least:
+      raise InputError(f"config.{name}={fields[name]}: at least {least}")
+
+
+def _adopt_unset(config, earlier) -> None:
+  fields = config_lib.leaf_fields(earlier)
+  for name, value in config_lib.leaf_fields(config).items():
+    # The mesh may change from start to start; the packs stay.
+    if (
+      value is None and fields.get(name) is not None and name != "mesh.devices"
+    ):
+      config_lib.set_field(config, f"{name}={fields[name]}")
+
+
+def _refuse_changes(config, earlier, workdir: pathlib.Path) -> None:
+  before = config_lib.leaf_fields(earlier)
+  after = config_lib.leaf_fields(config)
+  changed = [
+    f"config.{name} ({before.get(name)!r} before, {after.get(name)!r} now)"
+    for name in sorted(before.keys() | after.keys())
+    if before.get(name) != after.get(name) and not name.startswith(FREE_FIELDS)
+  ]
+  if changed:
+    raise InputError(
+      f"{workdir}: holds a run of another config: {'; '.join(changed)};"
+      " choose another --workdir"
+    )
+
+
+def _read_scans(path: pathlib.Path) -> tuple[dict[str, str], ...]:
+  with open(path, newline="") as file:
+    return tuple(csv.DictReader(file))
+
+
+def _tuples(value):
+  if isinstance(value, dict):
+    return {key: _tuples(item) for key, item in value.items()}
+  return tuple(value) if isinstance(value, list) else value
+
+
+def _git_revision() -> str | None:
+  found = subprocess.run(
+    ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return found.stdout.strip() or None

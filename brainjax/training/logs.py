@@ -1,0 +1,143 @@
+"""What a run says while it works: `metrics.jsonl` and the progress display."""
+
+import json
+import os
+import pathlib
+import time
+from typing import Any
+
+import rich.console
+import rich.progress
+
+from brainjax import records
+
+
+class MetricLog:
+  """`metrics.jsonl`, the log of record: one JSON object a line.
+
+  Started again at an earlier step, it first drops what was logged after that
+  step, so the file reads as if the run had never stopped.
+  """
+
+  def __init__(self, path: pathlib.Path, *, first_step: int):
+    """Opens the log to continue after `first_step` steps."""
+    kept = [line for line in read_log(path) if line["step"] <= first_step]
+    text = "".join(json.dumps(line) + "\n" for line in kept)
+    records.write_text(path, text)
+    self._file = open(path, "a")  # noqa: SIM115 (closed by __exit__)
+
+  def write(self, line: dict[str, Any]) -> None:
+    """Appends a line and hands it to the operating system."""
+    self._file.write(json.dumps(line) + "\n")
+    self._file.flush()
+
+  def sync(self) -> None:
+    """Makes sure that all lines are on disk, as before a checkpoint."""
+    os.fsync(self._file.fileno())
+
+  def __enter__(self) -> "MetricLog":
+    return self
+
+  def __exit__(self, *exc_info) -> None:
+    self._file.close()
+
+
+def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads `metrics.jsonl`; a line cut off by a kill is left out."""
+  if not path.is_file():
+    return []
+  # A whole line ends in a newline; what follows the last one was cut off.
+  *lines, _ = path.read_text().split("\n")
+  return [json.loads(line) for line in lines]
+
+
+class Window:
+  """Sums of step metrics since the last log line.
+
+  They are part of a checkpoint, so that a line is the same whether or not the
+  run was interrupted inside its window. Times are not.
+
+  Attributes:
+    sums: Of each metric.
+  """
+
+  def __init__(self, sums: dict[str, float] | None = None):
+    """Starts from the sums of a checkpoint, or from nothing."""
+    self.sums = dict(sums or {})
+    self._restart_clock()
+
+  def add(self, metrics: dict[str, float]) -> None:
+    """Adds one step's sums."""
+    for name, value in metrics.items():
+      self.sums[name] = self.sums.get(name, 0.0) + float(value)
+    self._volumes += float(metrics["scans"])
+    self._slices += float(metrics["slices"])
+
+  def waited(self, seconds: float) -> None:
+    """Counts time spent waiting for data."""
+    self._wait_seconds += seconds
+
+  def close(self) -> dict[str, float]:
+    """Returns the window's line and starts a new window."""
+    seconds = max(time.perf_counter() - self._began, 1e-9)
+    weight = max(self.sums["class_weight"], 1e-9)
+    scans = max(self.sums["scans"], 1e-9)
+    line = {
+      "train/loss": self.sums["loss"] / weight,
+      "train/accuracy": self.sums["correct"] / scans,
+      "perf/volumes_per_second": self._volumes / seconds,
+      "perf/slices_per_second": self._slices / seconds,
+      "perf/data_wait_fraction": self._wait_seconds / seconds,
+    }
+    self.sums = {}
+    self._restart_clock()
+    return line
+
+  def _restart_clock(self) -> None:
+    self._began = time.perf_counter()
+    self._wait_seconds = 0.0
+    self._volumes = 0.0
+    self._slices = 0.0
+
+
+class Display:
+  """Progress of a run: a bar on a terminal, plain lines elsewhere."""
+
+  def __init__(
+    self, console: rich.console.Console, *, num_steps: int, first_step: int
+  ):
+    """Shows steps from `first_step` to `num_steps`."""
+    self._console = console
+    self._progress = rich.progress.Progress(
+      rich.progress.TextColumn("{task.description}"),
+      rich.progress.BarColumn(),
+      rich.progress.MofNCompleteColumn(),
+      rich.progress.TextColumn("{task.fields[speed]}"),
+      rich.progress.TimeRemainingColumn(),
+      console=console,
+      disable=not console.is_terminal,
+    )
+    self._task = self._progress.add_task(
+      "training", total=num_steps, completed=first_step, speed=""
+    )
+
+  def step(self, step: int) -> None:
+    """Moves the bar to `step`."""
+    self._progress.update(self._task, completed=step)
+
+  def speed(self, volumes_per_second: float) -> None:
+    """Shows the throughput."""
+    self._progress.update(
+      self._task, speed=f"{volumes_per_second:.1f} volumes/s"
+    )
+
+  def say(self, text: str) -> None:
+    """Prints a line, above the bar if there is one."""
+    self._progress.console.print(text, highlight=False)
+
+  def __enter__(self) -> "Display":
+    self._progress.start()
+    return self
+
+  def __exit__(self, *exc_info) -> None:
+    self._progress.stop()

@@ -1,0 +1,437 @@
+"""The training loop: it orders calls and computes nothing.
+
+A run is its workdir. Started again with the same command it continues from
+the newest sound checkpoint, and ends with the same parameters and the same
+log as if it had never stopped.
+"""
+
+import dataclasses
+import math
+import pathlib
+import signal
+import time
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import rich.console
+
+from brainjax import InputError
+from brainjax.checkpoint import Checkpoints
+from brainjax.input import packing, pipeline
+from brainjax.metrics import classification, statistics
+from brainjax.training import experiment as experiment_lib
+from brainjax.training import logs, sharding
+from brainjax.training import step as step_lib
+
+
+class Stopped(Exception):  # noqa: N818 (not an error: asked for by a signal)
+  """The run was asked to stop, and did so after saving."""
+
+
+@dataclasses.dataclass
+class LoopState:
+  """The loop's own part of a checkpoint.
+
+  Attributes:
+    best_loss: Lowest validation loss so far.
+    best_step: Step of that loss; 0 before the first validation.
+    stale_epochs: Epochs since then.
+    stopped: Whether early stopping ended the run.
+    window: Sums of the metrics that are not logged yet.
+  """
+
+  best_loss: float = math.inf
+  best_step: int = 0
+  stale_epochs: int = 0
+  stopped: bool = False
+  window: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Runner:
+  """A run on its devices: the state, the compiled steps, the batches.
+
+  Attributes:
+    experiment: The run's facts.
+    state: The current `TrainState`.
+  """
+
+  def __init__(self, experiment: experiment_lib.Experiment):
+    """Builds the model and its first state."""
+    self.experiment = experiment
+    model, optimizer, self._settings = experiment.build()
+    self._mesh = sharding.make_mesh(experiment.config.mesh.devices)
+    self._put = sharding.batch_putter(self._mesh)
+    self._model, self._optimizer = model, optimizer
+    everywhere = sharding.replicated(self._mesh)
+    self._example = self._put(self._empty_batch())
+    init = jax.jit(
+      lambda batch: step_lib.init_state(
+        model, optimizer, self._settings, batch
+      ),
+      out_shardings=everywhere,
+    )
+    self.state = init(self._example)
+
+  @property
+  def num_parameters(self) -> int:
+    """Trained numbers of the model."""
+    return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+
+  def abstract_state(self) -> Any:
+    """Shapes, types and shardings of the state, to restore into."""
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=leaf.sharding
+      ),
+      self.state,
+    )
+
+  def adopt(self, state: Any) -> None:
+    """Takes a restored state."""
+    # Restored arrays may not be donatable; a copy by XLA is.
+    self.state = jax.jit(
+      lambda tree: jax.tree.map(lambda leaf: leaf + 0, tree),
+      out_shardings=sharding.replicated(self._mesh),
+    )(state)
+
+  def compile_train_step(self) -> jax.stages.Compiled:
+    """Returns the compiled step; it never compiles again."""
+    everywhere = sharding.replicated(self._mesh)
+    step = jax.jit(
+      step_lib.make_train_step(self._model, self._optimizer, self._settings),
+      donate_argnums=0,
+      out_shardings=(everywhere, everywhere),
+    )
+    return step.lower(self.state, self._example).compile()
+
+  def compile_eval_step(self) -> jax.stages.Compiled:
+    """Returns the compiled evaluation step."""
+    step = jax.jit(
+      step_lib.make_eval_step(self._model, self._settings),
+      out_shardings=sharding.over_packs(self._mesh),
+    )
+    return step.lower(self.state, self._example).compile()
+
+  def training_batches(self, *, first_step: int, num_steps: int):
+    """Yields the device batches of steps `first_step` to `num_steps` - 1."""
+    experiment = self.experiment
+    return pipeline.training_batches(
+      experiment.record_set,
+      experiment.subset("train"),
+      experiment.targets,
+      experiment.shape,
+      seed=experiment.config.train.seed,
+      first_step=first_step,
+      num_steps=num_steps,
+      read_threads=experiment.config.data.read_threads,
+      prefetch_steps=experiment.config.data.prefetch_steps,
+      put=self._put,
+    )
+
+  def score(
+    self, eval_step: jax.stages.Compiled, subset: np.ndarray
+  ) -> np.ndarray:
+    """Scores every scan of a subset exactly once.
+
+    Args:
+      eval_step: Of `compile_eval_step`.
+      subset: i64[T] record indices.
+
+    Returns:
+      f64[T,K] log-probabilities, in the order of `subset`.
+    """
+    experiment = self.experiment
+    batches = pipeline.evaluation_batches(
+      experiment.record_set,
+      subset,
+      experiment.targets,
+      experiment.shape,
+      read_threads=experiment.config.data.read_threads,
+      prefetch_steps=experiment.config.data.prefetch_steps,
+      put=self._put,
+    )
+    outputs = [
+      (batch["record_index"], eval_step(self.state, batch)) for batch in batches
+    ]
+    found = {}
+    for record_index, log_probabilities in jax.device_get(outputs):
+      for index, row in zip(
+        record_index.ravel(),
+        log_probabilities.reshape(-1, log_probabilities.shape[-1]),
+        strict=True,
+      ):
+        if index >= 0:
+          found[int(index)] = row
+    return np.array([found[int(index)] for index in subset], np.float64)
+
+  def _empty_batch(self) -> dict[str, np.ndarray]:
+    experiment, shape = self.experiment, self.experiment.shape
+    return packing.pack_batch(
+      np.full((shape.packs, shape.rows), -1, np.int32),
+      experiment.record_set.__getitem__,
+      experiment.targets,
+      shape,
+      slice_shape=experiment.record_set.slice_shape,
+      dtype=experiment.record_set.dtype,
+    )
+
+
+def train(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  *,
+  console: rich.console.Console,
+) -> None:
+  """Trains until the last epoch or until the validation loss stops falling.
+
+  Args:
+    config: As the user gave it.
+    workdir: Folder of the run; continued if it holds one.
+    console: Where progress is shown.
+
+  Raises:
+    InputError: The config or the records are wrong, or training diverged.
+    Stopped: SIGTERM or Ctrl-C; all is saved.
+  """
+  mesh = sharding.make_mesh(config.mesh.devices)
+  experiment = experiment_lib.resolve(config, workdir, mesh.size)
+  config, shape = experiment.config, experiment.shape
+  num_steps = config.train.epochs * shape.steps_per_epoch
+  with (
+    _StopRequest() as stop,
+    Checkpoints(
+      (workdir / "checkpoints").resolve(), keep=config.checkpoint.keep
+    ) as checkpoints,
+  ):
+    runner = Runner(experiment)
+    restored = checkpoints.restore_latest(runner.abstract_state())
+    loop = LoopState()
+    if restored:
+      runner.adopt(restored.state)
+      loop = LoopState(**restored.loop)
+    first_step = restored.step if restored else 0
+    if loop.stopped or first_step >= num_steps:
+      console.print(f"{workdir}: already trained, {first_step} steps")
+      return
+    experiment_lib.write_model_file(experiment, runner.num_parameters)
+    experiment_lib.write_environment_file(workdir)
+    console.print(_summary(experiment, runner.num_parameters), highlight=False)
+    if first_step:
+      console.print(f"continuing after step {first_step}")
+    began = time.perf_counter()
+    eval_step = runner.compile_eval_step()
+    train_step = runner.compile_train_step()
+    seconds = time.perf_counter() - began
+    console.print(f"compiled in {seconds:.0f} s", highlight=False)
+    with (
+      logs.MetricLog(workdir / "metrics.jsonl", first_step=first_step) as log,
+      logs.Display(
+        console, num_steps=num_steps, first_step=first_step
+      ) as display,
+    ):
+      _run(
+        runner,
+        loop,
+        checkpoints,
+        train_step,
+        eval_step,
+        log=log,
+        display=display,
+        stop=stop,
+        first_step=first_step,
+        num_steps=num_steps,
+      )
+
+
+def restore_best(runner: Runner) -> int:
+  """Puts the parameters of the lowest validation loss into the runner.
+
+  Returns:
+    The step they are from.
+
+  Raises:
+    InputError: The run has no sound checkpoint yet.
+  """
+  folder = (runner.experiment.workdir / "checkpoints").resolve()
+  keep = runner.experiment.config.checkpoint.keep
+  with Checkpoints(folder, keep=keep) as checkpoints:
+    latest = checkpoints.restore_latest(runner.abstract_state())
+    if latest is None or not latest.loop["best_step"]:
+      raise InputError(
+        f"{folder}: no checkpoint of a whole epoch yet; run `brainjax train`"
+        " to its end first"
+      )
+    best_step = latest.loop["best_step"]
+    runner.adopt(checkpoints.restore(best_step, runner.abstract_state()).state)
+  return best_step
+
+
+def _run(
+  runner: Runner,
+  loop: LoopState,
+  checkpoints: Checkpoints,
+  train_step,
+  eval_step,
+  *,
+  log: logs.MetricLog,
+  display: logs.Display,
+  stop: "_StopRequest",
+  first_step: int,
+  num_steps: int,
+) -> None:
+  config = runner.experiment.config
+  steps_per_epoch = runner.experiment.shape.steps_per_epoch
+  validation = runner.experiment.subset("validation")
+  window = logs.Window(loop.window)
+  batches = runner.training_batches(first_step=first_step, num_steps=num_steps)
+  pending = None
+  for step in range(first_step + 1, num_steps + 1):
+    epoch_ends = step % steps_per_epoch == 0
+    waiting = time.perf_counter()
+    batch = next(batches)
+    window.waited(time.perf_counter() - waiting)
+    with jax.transfer_guard("disallow"):
+      runner.state, metrics = train_step(runner.state, batch)
+    # Order matters: the step before is fetched while this one runs, and all
+    # lines up to a step are written before its checkpoint.
+    if pending:
+      _log_step(*pending, window, log, display, runner)
+    pending = (step, metrics)
+    if not epoch_ends and not stop.requested:
+      continue
+    _log_step(*pending, window, log, display, runner)
+    pending = None
+    validation_loss = None
+    if epoch_ends:
+      epoch = step // steps_per_epoch
+      validation_loss = _validate(
+        runner, eval_step, validation, step, epoch, log, display
+      )
+      # Ties go to the later step, as Orbax's retention has it.
+      best = validation_loss <= loop.best_loss
+      if best:
+        loop.best_loss, loop.best_step = validation_loss, step
+      loop.stale_epochs = 0 if best else loop.stale_epochs + 1
+      patience = config.train.patience_epochs
+      loop.stopped = bool(patience) and loop.stale_epochs >= patience
+      window = logs.Window(window.sums)
+    ends = loop.stopped or step == num_steps or stop.requested
+    due = epoch_ends and epoch % config.checkpoint.every_epochs == 0
+    if ends or due or loop.best_step == step:
+      loop.window = window.sums
+      log.sync()
+      checkpoints.save(
+        step,
+        runner.state,
+        loop=dataclasses.asdict(loop),
+        validation_loss=validation_loss,
+      )
+    if loop.stopped:
+      display.say(
+        f"stopped: the validation loss has not fallen for"
+        f" {loop.stale_epochs} epochs"
+      )
+      return
+    if stop.requested and step < num_steps:
+      raise Stopped(
+        f"stopped after step {step}; all is saved in"
+        f" {runner.experiment.workdir}"
+      )
+
+
+def _log_step(step, metrics, window, log, display, runner) -> None:
+  experiment = runner.experiment
+  metrics = jax.device_get(metrics)
+  if not metrics["finite"]:
+    raise InputError(
+      f"{experiment.workdir}: the loss or a gradient of step {step} is not"
+      " finite and the update was rejected; lower"
+      " config.optimizer.learning_rate"
+    )
+  window.add(metrics)
+  display.step(step)
+  steps_per_epoch = experiment.shape.steps_per_epoch
+  every = experiment.config.train.log_every_steps
+  if step % every == 0 or step % steps_per_epoch == 0:
+    line = window.close()
+    display.speed(line["perf/volumes_per_second"])
+    log.write(
+      {
+        "step": step,
+        "epoch": step / steps_per_epoch,
+        "learning_rate": experiment.config.optimizer.learning_rate,
+        **line,
+      }
+    )
+
+
+def _validate(runner, eval_step, subset, step, epoch, log, display) -> float:
+  """Scores the validation split, logs it, and returns its loss."""
+  experiment = runner.experiment
+  log_probabilities = runner.score(eval_step, subset)
+  targets = experiment.targets[subset]
+  weights = np.array(experiment.class_weights)[targets]
+  losses = -log_probabilities[np.arange(len(subset)), targets]
+  loss = float((losses * weights).sum() / weights.sum())
+  rows = experiment.record_set.rows
+  people, probabilities = statistics.aggregate_participants(
+    log_probabilities, [rows[i]["participant_id"] for i in subset]
+  )
+  target_of = {
+    rows[i]["participant_id"]: target
+    for i, target in zip(subset, targets, strict=True)
+  }
+  people_targets = np.array([target_of[person] for person in people])
+  scores = {
+    "validation/accuracy": classification.accuracy(
+      probabilities, people_targets
+    ),
+    "validation/roc_auc": classification.roc_auc(
+      probabilities, people_targets, positive=experiment.positive
+    ),
+  }
+  scores = {name: float(value) for name, value in scores.items()}
+  log.write(
+    {"step": step, "epoch": float(epoch), "validation/loss": loss, **scores}
+  )
+  display.say(
+    f"epoch {epoch:3d}  step {step:5d}  validation: loss {loss:.3f}"
+    f"  accuracy {scores['validation/accuracy']:.3f}"
+    f"  AUC {scores['validation/roc_auc']:.3f}"
+  )
+  return loss
+
+
+def _summary(experiment, num_parameters: int) -> str:
+  config, shape = experiment.config, experiment.shape
+  counts = ", ".join(
+    f"{split} {len(experiment.subset(split))}"
+    for split in ("train", "validation", "test")
+  )
+  return (
+    f"{config.model.encoder.preset} + {config.model.head.name},"
+    f" {num_parameters:,} parameters; classes"
+    f" {', '.join(experiment.classes)}; scans: {counts}; a step is"
+    f" {shape.packs} packs of {shape.slices} slices,"
+    f" {shape.steps_per_epoch} steps an epoch"
+  )
+
+
+class _StopRequest:
+  """Turns SIGTERM and Ctrl-C into a request the loop reads between steps."""
+
+  requested = False
+
+  def __enter__(self) -> "_StopRequest":
+    signals = (signal.SIGTERM, signal.SIGINT)
+    self._previous = {s: signal.signal(s, self._request) for s in signals}
+    return self
+
+  def __exit__(self, *exc_info) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def _request(self, number, frame) -> None:
+    self.requested = True

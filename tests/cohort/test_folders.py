@@ -1,0 +1,86 @@
+import pytest
+
+from brainjax import InputError
+from brainjax.cohort import manifest
+from brainjax.cohort.layouts import LAYOUTS, folders
+
+
+def make(root, *names):
+  for name in names:
+    file = root / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+  return root
+
+
+def test_files_and_participants_folders_are_scans(tmp_path):
+  root = make(
+    tmp_path / "clinic",
+    "glioma/p.1.nii.gz",
+    "glioma/p2.NII",
+    "glioma/notes.json",
+    "glioma/p2.nii.bak",
+    "normal/p3/anat.nii.gz",
+    "normal/p3/anat.json",
+    "normal/.DS_Store",
+    "__MACOSX/glioma/p1.nii.gz",
+    ".cache/p1.nii.gz",
+    "README.txt",
+  )
+  rows, columns = LAYOUTS["folders"](root, modality="t1c")
+  manifest.write_manifest(tmp_path / "out" / "m.csv", rows, columns)
+  result = manifest.read_manifest(tmp_path / "out" / "m.csv")
+  assert columns == ("participant_id", "label", "t1c", "source")
+  assert [tuple(row[name] for name in columns) for row in result.rows] == [
+    ("p.1", "glioma", "../clinic/glioma/p.1.nii.gz", "clinic"),
+    ("p2", "glioma", "../clinic/glioma/p2.NII", "clinic"),
+    ("p3", "normal", "../clinic/normal/p3/anat.nii.gz", "clinic"),
+  ]
+
+
+def test_a_relative_root_gives_absolute_paths(tmp_path, monkeypatch):
+  make(tmp_path, "normal/p1.nii")
+  monkeypatch.chdir(tmp_path)
+  ((row,), columns) = folders.read_folders(".")
+  assert row["t1"] == str(tmp_path / "normal" / "p1.nii")
+  assert row["source"] == tmp_path.name
+  assert "t1" in columns
+
+
+@pytest.mark.parametrize(
+  "names, message",
+  [
+    (("p1.nii.gz", "p2.nii.gz"), "holds p1.nii.gz, p2.nii.gz and no class"),
+    (
+      [f"glioma/{i}.png" for i in range(9)],
+      r"glioma: no NIfTI file, but 0.png, 1.png, 2.png, ... \(9 in all\)",
+    ),
+    (
+      ("glioma/p1/t1.nii", "glioma/p1/t2.nii"),
+      "p1: 2 NIfTI files, among t1.nii, t2.nii; .* must hold one",
+    ),
+    (("glioma/p1/1.dcm",), "p1: 0 NIfTI files, among 1.dcm"),
+    (
+      ("glioma/001.nii", "normal/001.nii"),
+      "normal/001.nii: participant '001' is .*glioma/001.nii",
+    ),
+    (("glioma/p1.nii", "glioma/p1.nii.gz"), "participant 'p1'"),
+  ],
+)
+def test_another_layout_is_refused_with_what_was_found(
+  tmp_path, names, message
+):
+  with pytest.raises(InputError, match=message):
+    folders.read_folders(make(tmp_path / "root", *names))
+
+
+def test_an_empty_or_missing_root_is_refused(tmp_path):
+  with pytest.raises(InputError, match="holds nothing and no class folder"):
+    folders.read_folders(tmp_path)
+  with pytest.raises(InputError, match="no such folder"):
+    folders.read_folders(tmp_path / "missing")
+
+
+def test_an_unknown_modality_is_refused(tmp_path):
+  with pytest.raises(InputError, match="modality 'ct': choose one of t1, t1c"):
+    folders.read_folders(make(tmp_path, "normal/p1.nii"), modality="ct")

@@ -1,0 +1,292 @@
+"""The pictures show what they are given, and are the same twice."""
+
+import dataclasses
+import io
+
+import matplotlib
+import matplotlib.pyplot
+import numpy as np
+import pytest
+from matplotlib.backends import backend_agg
+from PIL import Image
+
+import helpers
+from brainjax import records
+from brainjax.evaluation import figures
+
+LOG = [
+  {"step": 1, "epoch": 0.5, "train/loss": 0.9, "learning_rate": 1e-3},
+  {"step": 2, "epoch": 1.0, "train/loss": None},
+  {"step": 2, "epoch": 1.0, "validation/loss": 0.7, "validation/accuracy": 0.6},
+  {"step": 4, "epoch": 2.0, "train/loss": 0.6},
+  {
+    "step": 4,
+    "epoch": 2.0,
+    "validation/loss": 0.5,
+    "validation/roc_auc": float("nan"),
+    "validation/accuracy": 0.8,
+  },
+  {"step": 6, "epoch": 3.0, "validation/loss": 0.5},
+  {"step": 8, "epoch": 4.0, "validation/loss": float("nan")},
+]
+PROBABILITIES = np.array(
+  [[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.2, 0.8], [0.1, 0.9]]
+)
+TARGETS = np.array([0, 1, 0, 1, 1])
+
+
+def lines(axes):
+  return {
+    line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()
+  }
+
+
+def legend(axes_or_figure):
+  (found,) = (
+    axes_or_figure.legends
+    if hasattr(axes_or_figure, "legends")
+    else [axes_or_figure.get_legend()]
+  )
+  return [text.get_text() for text in found.get_texts()]
+
+
+def masked_record(**kwargs):
+  """A record whose brain is a bright box, with a tumour mask in it."""
+  rng = np.random.default_rng(0)
+  record = helpers.random_record(rng, **kwargs)
+  mask = np.zeros(record.slices.shape[:3], bool)
+  mask[:, 4:10, 5:11] = True
+  return dataclasses.replace(record, mask=records.pack_bits(mask))
+
+
+def pixels(figure):
+  canvas = backend_agg.FigureCanvasAgg(figure)
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+
+
+def every_figure():
+  rng = np.random.default_rng(0)
+  return {
+    "learning": figures.learning_curves(LOG),
+    "roc": figures.roc_curves(
+      {"lstm": (PROBABILITIES, TARGETS)}, ["a", "b"], "b"
+    ),
+    "confusion": figures.confusion_matrix([[3, 1], [0, 2]], ["a", "b"]),
+    "montage": figures.slice_montage(
+      helpers.random_record(rng), title="p0", columns=2
+    ),
+  }
+
+
+def test_png_is_an_image_and_the_same_bytes_twice(tmp_path):
+  first, second = every_figure(), every_figure()
+  for name in first:
+    paths = tmp_path / f"{name}-1.png", tmp_path / f"{name}-2.png"
+    figures.save_png(first[name], paths[0])
+    figures.save_png(second[name], paths[1])
+    data = paths[0].read_bytes()
+    assert data == paths[1].read_bytes()
+    image = Image.open(io.BytesIO(data))
+    assert image.format == "PNG" and min(image.size) > 300
+    assert not {"Software", "Creation Time", "date"} & set(image.info)
+    assert len(image.convert("RGB").getcolors(1 << 24)) > 20
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path):
+  path = tmp_path / "x.png"
+  path.write_bytes(b"old")
+  figure = figures.confusion_matrix([[1]], ["a"])
+  figure.savefig = lambda *args, **kwargs: 1 / 0
+  with pytest.raises(ZeroDivisionError):
+    figures.save_png(figure, path)
+  assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
+
+
+def test_nothing_global_is_left_behind():
+  before = dict(matplotlib.rcParams)
+  every_figure()
+  assert dict(matplotlib.rcParams) == before
+  assert not matplotlib.pyplot.get_fignums()
+
+
+def test_learning_curves_draw_what_was_logged():
+  loss, scores = figures.learning_curves(LOG).axes
+  assert lines(loss) == {
+    "training": [[0.5, 0.9], [2, 0.6]],
+    "validation": [[1, 0.7], [2, 0.5], [3, 0.5]],
+    "lowest, epoch 3": [[3, 0.5]],
+  }
+  assert lines(scores)["validation accuracy"] == [[1, 0.6], [2, 0.8]]
+  assert lines(scores)["validation AUC"] == []
+
+
+@pytest.mark.parametrize("log_lines", [[], LOG[:1]])
+def test_learning_curves_without_validation(log_lines):
+  (loss,) = figures.learning_curves(log_lines).axes
+  assert list(lines(loss)) == ["training", "validation"]
+
+
+def test_binary_roc_has_a_curve_a_model_of_the_positive_class():
+  curves = {
+    "lstm\nAUC 0.75 [0.50, 1.00]": (PROBABILITIES, TARGETS),
+    "gru": (PROBABILITIES[:, ::-1], TARGETS),
+  }
+  figure = figures.roc_curves(curves, ["normal", "tumour"], "tumour")
+  drawn = lines(figure.axes[0])
+  assert drawn["lstm\nAUC 0.75 [0.50, 1.00]"] == [
+    [0, 0],
+    [0, 2 / 3],
+    [0.5, 2 / 3],
+    [0.5, 1],
+    [1, 1],
+  ]
+  assert drawn["chance"] == [[0, 0], [1, 1]]
+  assert legend(figure) == [*curves, "chance"]
+  swapped = figures.roc_curves(curves, ["normal", "tumour"], "normal")
+  assert lines(swapped.axes[0])["lstm\nAUC 0.75 [0.50, 1.00]"] == [
+    [0, 0],
+    [0, 0.5],
+    [1 / 3, 0.5],
+    [1 / 3, 1],
+    [1, 1],
+  ]
+
+
+def test_roc_of_several_classes_has_a_curve_a_class_that_can_have_one():
+  probabilities = np.eye(4)[[0, 1, 2, 2]]
+  targets = np.array([0, 1, 2, 1])
+  classes = ["glioma", "meningioma", "pituitary", "metastasis"]
+  figure = figures.roc_curves({"lstm": (probabilities, targets)}, classes, "")
+  assert legend(figure) == [
+    "glioma (n = 1)",
+    "meningioma (n = 2)",
+    "pituitary (n = 1)",
+    "chance",
+  ]
+  assert figure.axes[0].get_title() == "lstm"
+  two = dict.fromkeys(("a", "b"), (probabilities, targets))
+  with pytest.raises(ValueError, match="2 models with 4 classes"):
+    figures.roc_curves(two, classes, "")
+
+
+def test_confusion_matrix_has_counts_and_row_percentages():
+  figure = figures.confusion_matrix(
+    [[3, 1, 0], [0, 0, 0], [1, 0, 1]], ["a", "b", "c"]
+  )
+  (axes,) = figure.axes
+  assert [text.get_text() for text in axes.texts] == [
+    *("3\n75%", "1\n25%", "0\n0%"),
+    *("0\n0%", "0\n0%", "0\n0%"),
+    *("1\n50%", "0\n0%", "1\n50%"),
+  ]
+  # Rows are true: the first text of a row is at x = 0, whatever its y.
+  assert [text.get_position() for text in axes.texts[:2]] == [(0, 0), (1, 0)]
+  assert axes.get_ylabel() == "true class"
+
+
+def test_montage_shows_the_slices_in_order_and_positions():
+  rng = np.random.default_rng(0)
+  record = helpers.random_record(rng, num_slices=5)
+  figure = figures.slice_montage(record, title="p0", columns=3)
+  (axes,) = figure.axes
+  (image,) = axes.get_images()
+  shown = image.get_array()
+  assert shown.shape == (32, 48)
+  np.testing.assert_array_equal(
+    shown[16:, 16:32], record.intensities()[4, :, :, 0]
+  )
+  assert (shown[16:, 32:] == -2.5).all()
+  assert image.get_clim() == (-2.5, 2.5)
+  labels = [text.get_text() for text in axes.texts]
+  assert labels == ["+0 mm", "+5 mm", "+10 mm", "+15 mm", "+20 mm"]
+  unknown = dataclasses.replace(record, positions_known=False)
+  figure = figures.slice_montage(unknown, title="p0", columns=3)
+  assert [text.get_text() for text in figure.axes[0].texts] == list("12345")
+
+
+def test_montage_thins_out_a_long_scan_and_keeps_its_ends():
+  record = helpers.random_record(np.random.default_rng(0), num_slices=50)
+  figure = figures.slice_montage(record, title="p0", columns=2)
+  labels = [text.get_text() for text in figure.axes[0].texts]
+  assert labels == [f"{5 * i:+d} mm" for i in (0, 10, 20, 29, 39, 49)]
+
+
+def test_montage_background_is_black_but_only_outside_the_brain():
+  record = helpers.random_record(
+    np.random.default_rng(0), num_slices=1, height=8, width=8
+  )
+  slices = np.full_like(record.slices, record.zero_code)
+  slices[0, 0, 0] += 9  # something outside the brain, as with the skull on
+  brain = np.zeros((1, 8, 8), bool)
+  brain[0, 4:] = True
+  record = dataclasses.replace(
+    record, slices=slices, brain_mask=records.pack_bits(brain)
+  )
+  figure = figures.slice_montage(record, title="p0", columns=1)
+  shown = figure.axes[0].get_images()[0].get_array()
+  assert (shown[4:] == 0).all()
+  assert shown[0, 0] > 0
+  assert (shown[1:4] == -2.5).all() and (shown[0, 1:] == -2.5).all()
+
+
+def test_montage_shows_the_first_modality_that_is_there():
+  record = helpers.random_record(np.random.default_rng(0), num_slices=1)
+  record = dataclasses.replace(
+    record,
+    slices=np.concatenate([np.zeros_like(record.slices), record.slices], -1),
+    present=np.array([0, 1], np.uint8),
+    landmarks=np.zeros((2, 11), np.float32),
+  )
+  figure = figures.slice_montage(record, title="p0", columns=1)
+  np.testing.assert_array_equal(
+    figure.axes[0].get_images()[0].get_array(),
+    record.intensities()[0, :, :, 1],
+  )
+
+
+def test_montage_draws_the_mask_outline_where_the_mask_is():
+  record = masked_record(num_slices=2)
+  with_mask = pixels(figures.slice_montage(record, title="p", columns=2))
+  plain = dataclasses.replace(record, mask=None)
+  without = pixels(figures.slice_montage(plain, title="p", columns=2))
+  empty = dataclasses.replace(record, mask=np.zeros_like(record.mask))
+  nothing = pixels(figures.slice_montage(empty, title="p", columns=2))
+  np.testing.assert_array_equal(without, nothing)
+  changed = (with_mask != without).any(-1)
+  assert changed.any()
+  # Orange, in both slices, and on the box alone.
+  red, _, blue = with_mask[changed].mean(0)
+  assert red > blue + 50
+  height, width = changed.shape
+  tile = width / 2
+  for column in range(2):
+    y, x = np.nonzero(changed[:, int(column * tile) : int((column + 1) * tile)])
+    y = y - (height - tile)  # the title lies above
+    assert (x.min() / tile * 16, x.max() / tile * 16) == pytest.approx(
+      (5, 11), abs=0.6
+    )
+    assert (y.min() / tile * 16, y.max() / tile * 16) == pytest.approx(
+      (4, 10), abs=0.6
+    )
+
+
+@pytest.mark.parametrize(("plane", "marked"), [("axial", 1), ("sagittal", 0)])
+def test_montage_marks_the_left_where_it_is_in_the_picture(plane, marked):
+  record = helpers.random_record(np.random.default_rng(0))
+  record = dataclasses.replace(record, geometry={"plane": plane})
+  figure = figures.slice_montage(record, title="p0", columns=3)
+  texts = [text.get_text() for text in figure.axes[0].texts]
+  assert texts.count("L") == marked
+
+
+def test_text_is_never_read_as_mathematics(tmp_path):
+  record = helpers.random_record(np.random.default_rng(0))
+  name = "$\\frac{$"
+  drawn = [
+    figures.slice_montage(record, title=name, columns=3),
+    figures.confusion_matrix([[1, 0], [0, 1]], [name, "b"]),
+    figures.roc_curves({name: (PROBABILITIES, TARGETS)}, [name, "b"], name),
+  ]
+  for figure in drawn:
+    figures.save_png(figure, tmp_path / "x.png")

@@ -1,0 +1,240 @@
+"""The contract that every sequence head keeps."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from brainjax.models.heads import HEADS, build_head
+
+B, S, D = 4, 7, 5
+FIELDS = {"lstm": {"hidden_size": 6, "unroll": 4}, "mean": {}}
+
+
+def slow_lstm(params, z, mask, positions_mm):
+  def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+  size = len(params["recurrent_kernel"])
+  features = np.zeros((len(z), size))
+  for b, row in enumerate(z):
+    cell = hidden = np.zeros(size)
+    for s, inputs in enumerate(row):
+      if mask[b, s]:
+        gates = inputs @ params["input_kernel"] + params["bias"]
+        gates += hidden @ params["recurrent_kernel"]
+        i, f, g, o = gates.reshape(4, size)
+        cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
+        hidden = sigmoid(o) * np.tanh(cell)
+    features[b] = hidden
+  return features
+
+
+def slow_mean(params, z, mask, positions_mm):
+  rows = zip(z, mask, strict=True)
+  return np.stack([row[m].sum(0) / max(m.sum(), 1) for row, m in rows])
+
+
+# One plain-numpy reference for each head; a head without one fails.
+REFERENCES = {"lstm": slow_lstm, "mean": slow_mean}
+
+
+def sequences(seed=0, length=S):
+  """Embeddings, a mask with gaps, padding and an empty row, positions."""
+  rng = np.random.default_rng(seed)
+  z = rng.normal(size=(B, length, D)).astype(np.float32)
+  mask = np.zeros((B, length), bool)
+  mask[0, :5] = True
+  mask[1, [1, 2, 4]] = True
+  mask[2, :1] = True
+  positions_mm = np.tile(np.arange(length, dtype=np.float32) * 5, (B, 1))
+  return z, mask, positions_mm
+
+
+def initialised(name):
+  head = build_head({"name": name, **FIELDS[name]})
+  variables = head.init(jax.random.key(0), *sequences(), train=False)
+  # Biases that start at zero would hide a wrong sign.
+  leaves, tree = jax.tree.flatten(variables)
+  keys = jax.random.split(jax.random.key(1), len(leaves) + 1)
+  noisy = [
+    leaf + 0.1 * jax.random.normal(key, leaf.shape)
+    for leaf, key in zip(leaves, keys, strict=False)
+  ]
+  return head, jax.tree.unflatten(tree, noisy)
+
+
+def value_and_gradients(head, variables, z, mask, positions_mm):
+  """Features, and gradients of their sum of squares by variables and z."""
+
+  def loss(variables, z):
+    features = head.apply(variables, z, mask, positions_mm, train=False)
+    return jnp.square(features).sum(), features
+
+  gradients, features = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(
+    variables, z
+  )
+  return features, *gradients
+
+
+@pytest.fixture(params=sorted(HEADS))
+def name(request):
+  return request.param
+
+
+def test_head_matches_its_slow_reference(name):
+  head, variables = initialised(name)
+  z, mask, positions_mm = sequences()
+  features = head.apply(variables, z, mask, positions_mm, train=False)
+  wide = jax.tree.map(np.float64, variables.get("params", {}))
+  expected = REFERENCES[name](wide, np.float64(z), mask, positions_mm)
+  assert features.shape == expected.shape
+  assert features.dtype == jnp.float32
+  np.testing.assert_allclose(features, expected, atol=1e-6)
+
+
+def test_head_gives_finite_gradients(name):
+  head, variables = initialised(name)
+  features, by_variables, by_z = value_and_gradients(
+    head, variables, *sequences()
+  )
+  for leaf in jax.tree.leaves((features, by_variables, by_z)):
+    assert np.isfinite(leaf).all()
+    assert np.abs(leaf).max() > 0
+
+
+def test_head_gives_the_same_jitted(name):
+  head, variables = initialised(name)
+  inputs = sequences()
+  eager = head.apply(variables, *inputs, train=False)
+  jitted = jax.jit(lambda *args: head.apply(variables, *args, train=False))
+  np.testing.assert_allclose(jitted(*inputs), eager, atol=1e-6)
+
+
+@pytest.mark.parametrize("garbage", [1e6, np.nan])
+def test_content_of_padding_changes_no_bit(name, garbage):
+  head, variables = initialised(name)
+  z, mask, positions_mm = sequences()
+  expected = value_and_gradients(head, variables, z, mask, positions_mm)
+  z = np.where(mask[..., None], z, np.float32(garbage))
+  positions_mm = np.where(mask, positions_mm, np.float32(garbage))
+  given = value_and_gradients(head, variables, z, mask, positions_mm)
+  jax.tree.map(np.testing.assert_array_equal, given, expected)
+
+
+def test_amount_of_padding_changes_only_rounding(name):
+  head, variables = initialised(name)
+  z, mask, positions_mm = sequences()
+  expected = head.apply(variables, z, mask, positions_mm, train=False)
+  longer = [
+    np.pad(values, [(0, 0), (0, 6)] + [(0, 0)] * (values.ndim - 2))
+    for values in (z, mask, positions_mm)
+  ]
+  given = head.apply(variables, *longer, train=False)
+  np.testing.assert_allclose(given, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_empty_row_is_finite_and_has_no_gradient(name):
+  head, variables = initialised(name)
+  z, mask, positions_mm = sequences()
+  only = slice(3, 4)
+  assert not mask[only].any()
+  features, by_variables, by_z = value_and_gradients(
+    head, variables, z[only], mask[only], positions_mm[only]
+  )
+  assert np.isfinite(features).all()
+  for leaf in jax.tree.leaves((by_variables, by_z)):
+    np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
+
+
+def test_head_takes_a_single_slice(name):
+  head, variables = initialised(name)
+  z, mask, positions_mm = sequences()
+  single = z[:1, :1], mask[:1, :1], positions_mm[:1, :1]
+  row = z[:1], mask[:1] & (np.arange(S) == 0), positions_mm[:1]
+  np.testing.assert_allclose(
+    head.apply(variables, *single, train=False),
+    head.apply(variables, *row, train=False),
+    atol=1e-6,
+  )
+
+
+def flax_lstm(params):
+  """Parameters of flax's cell that make it the same LSTM."""
+  parts = {key: jnp.split(params[key], 4, axis=-1) for key in params}
+  cell = {}
+  for i, gate in enumerate("ifgo"):
+    cell[f"i{gate}"] = {"kernel": parts["input_kernel"][i]}
+    cell[f"h{gate}"] = {
+      "kernel": parts["recurrent_kernel"][i],
+      "bias": parts["bias"][i],
+    }
+  return {"cell": cell}
+
+
+def test_lstm_matches_flax_rnn():
+  head, variables = initialised("lstm")
+  z, _, positions_mm = sequences()
+  lengths = np.array([7, 4, 1, 5])
+  mask = np.arange(S) < lengths[:, None]
+  rnn = nn.RNN(
+    nn.OptimizedLSTMCell(FIELDS["lstm"]["hidden_size"]), return_carry=True
+  )
+
+  def reference(params, z):
+    given = {"params": flax_lstm(params)}
+    (_, hidden), _ = rnn.apply(given, z, seq_lengths=lengths)
+    return jnp.square(hidden).sum(), hidden
+
+  expected, hidden = jax.jit(jax.grad(reference, (0, 1), has_aux=True))(
+    variables["params"], z
+  )
+  features, by_variables, by_z = value_and_gradients(
+    head, variables, z, mask, positions_mm
+  )
+  np.testing.assert_allclose(features, hidden, atol=1e-6)
+  jax.tree.map(
+    lambda given, wanted: np.testing.assert_allclose(given, wanted, atol=1e-5),
+    (by_variables["params"], by_z),
+    expected,
+  )
+
+
+@pytest.mark.parametrize("unroll", [1, 3, 50])
+def test_lstm_unroll_changes_nothing(unroll):
+  _, variables = initialised("lstm")
+  inputs = sequences()
+  size = FIELDS["lstm"]["hidden_size"]
+  once, other = (
+    HEADS["lstm"](hidden_size=size, unroll=u).apply(
+      variables, *inputs, train=False
+    )
+    for u in (1, unroll)
+  )
+  np.testing.assert_allclose(other, once, atol=1e-6)
+
+
+def test_lstm_starts_with_orthogonal_gates_that_remember():
+  head = build_head({"name": "lstm", **FIELDS["lstm"]})
+  params = head.init(jax.random.key(0), *sequences(), train=False)["params"]
+  for gate in np.split(params["recurrent_kernel"], 4, axis=1):
+    np.testing.assert_allclose(gate.T @ gate, np.eye(6), atol=1e-6)
+  np.testing.assert_array_equal(
+    params["bias"].reshape(4, 6), np.array([[0], [1], [0], [0]]) * np.ones(6)
+  )
+
+
+def test_build_head_names_the_choices():
+  with pytest.raises(ValueError, match=r"no head 'rnn'; .*'lstm', 'mean'"):
+    build_head({"name": "rnn"})
+
+
+def test_build_head_refuses_an_unknown_field():
+  with pytest.raises(TypeError, match="hidden"):
+    build_head({"name": "lstm", "hidden": 8})
+
+
+def test_heads_are_read_only():
+  with pytest.raises(TypeError):
+    HEADS["own"] = nn.Dense

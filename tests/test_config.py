@@ -1,0 +1,91 @@
+import pathlib
+import re
+
+import pytest
+
+from brainjax import InputError, config
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+
+
+def test_override_keeps_the_type():
+  fields = config.get_config()
+  config.set_field(fields, "optimizer.learning_rate=1")
+  assert fields.optimizer.learning_rate == 1.0
+  assert isinstance(fields.optimizer.learning_rate, float)
+  config.set_field(fields, "split.fractions=[0.5, 0.25, 0.25]")
+  assert fields.split.fractions == (0.5, 0.25, 0.25)
+  config.set_field(fields, "data.records=12")
+  assert fields.data.records == "12"
+  config.set_field(fields, "data.packs=4")
+  assert fields.data.packs == 4
+
+
+def test_misspelt_key_names_the_nearest_right_one():
+  with pytest.raises(
+    InputError, match="did you mean --config.optimizer.learning_rate"
+  ):
+    config.set_field(config.get_config(), "optimizer.learning_rte=1")
+
+
+@pytest.mark.parametrize(
+  "override, message",
+  [
+    ("train.epochs=many", "config.train.epochs=many: .* int"),
+    ("train.epochs", "--config.train.epochs=VALUE"),
+    ("model.head=lstm", "no such field"),
+  ],
+)
+def test_bad_override_names_the_field(override, message):
+  with pytest.raises(InputError, match=message):
+    config.set_field(config.get_config(), override)
+
+
+def test_variant_chooses_the_head():
+  assert config.get_config("head=mean").model.head.to_dict() == {"name": "mean"}
+  with pytest.raises(InputError, match="head=nothing"):
+    config.get_config("head=nothing")
+  with pytest.raises(InputError, match="'hed=lstm'"):
+    config.get_config("hed=lstm")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=str)
+def test_every_config_file_loads_and_is_locked(path):
+  loaded = config.load_config(f"{path}:head=mean", ["train.seed=3"])
+  assert loaded.train.seed == 3
+  assert loaded.model.head.name == "mean"
+  assert loaded.is_locked
+  config.parse_classes(loaded.task.classes)
+
+
+def test_every_default_is_documented():
+  lines = pathlib.Path(config.__file__).read_text().splitlines()
+  assignments = [
+    line
+    for line in lines
+    if re.match(r"  (\w+\.)+\w+ = ", line) and "ConfigDict(" not in line
+  ]
+  assert len(assignments) > 40
+  assert [line for line in assignments if "#" not in line] == []
+
+
+@pytest.mark.parametrize(
+  "classes, message",
+  [
+    (("a: x", "a: y"), "class 'a' stands twice"),
+    (("a: x", "b: x"), "label 'x' stands in class 'a' and in class 'b'"),
+    (("a x", "b: y"), "'a x' is not of the form"),
+    (("a: x",), "at least two"),
+  ],
+)
+def test_bad_classes_are_refused(classes, message):
+  with pytest.raises(InputError, match=message):
+    config.parse_classes(classes)
+
+
+def test_missing_and_unusable_files(tmp_path):
+  with pytest.raises(InputError, match="nowhere.py: no such config file"):
+    config.load_config("nowhere.py")
+  (tmp_path / "empty.py").write_text("")
+  with pytest.raises(InputError, match="empty.py: it does not define"):
+    config.load_config(str(tmp_path / "empty.py"))

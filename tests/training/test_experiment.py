@@ -1,0 +1,142 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import helpers
+from brainjax import InputError
+from brainjax.training import experiment
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("cohort") / "records"
+  helpers.write_cohort(folder)
+  return folder
+
+
+def resolve(cohort, workdir, *overrides, devices=1):
+  return experiment.resolve(
+    helpers.micro_config(cohort, *overrides), workdir, devices
+  )
+
+
+def test_resolve_derives_and_open_run_reads_back(cohort, tmp_path):
+  run = resolve(cohort, tmp_path)
+  assert run.config.data.packs == 1
+  assert run.classes == ("normal", "tumour")
+  assert run.positive == 1
+  subsets = {s: run.subset(s) for s in ("train", "validation", "test")}
+  assert sorted(np.concatenate(list(subsets.values()))) == list(range(30))
+  assert [len(s) for s in subsets.values()] == [18, 6, 6]
+  with open(tmp_path / "splits.csv") as file:
+    rows = list(csv.DictReader(file))
+  assert tuple(rows[0]) == experiment.SPLIT_COLUMNS
+  assert {row["class"] for row in rows} == {"normal", "tumour"}
+  experiment.write_model_file(run, num_parameters=7)
+  again = experiment.open_run(tmp_path)
+  assert again.config.to_dict() == run.config.to_dict()
+  assert again.scans == run.scans
+  assert again.shape == run.shape
+  assert again.class_weights == run.class_weights
+  np.testing.assert_array_equal(again.targets, run.targets)
+
+
+def test_model_file_says_whom_the_encoder_saw(cohort, tmp_path):
+  run = resolve(cohort, tmp_path)
+  experiment.write_model_file(run, num_parameters=7)
+  model = json.loads((tmp_path / "model.json").read_text())
+  rows = run.record_set.rows
+  expected = {rows[i]["group_id"] for i in run.subset("train")}
+  assert set(model["encoder_group_ids"]) == expected
+
+
+def test_changed_config_is_refused_with_its_fields(cohort, tmp_path):
+  resolve(cohort, tmp_path)
+  resolve(cohort, tmp_path, "train.epochs=9", "checkpoint.keep=5")
+  with pytest.raises(
+    InputError, match=r"config.train.seed \(0 before, 1 now\)"
+  ):
+    resolve(cohort, tmp_path, "train.seed=1")
+
+
+def test_packs_of_the_first_start_stay(cohort, tmp_path):
+  first = resolve(cohort, tmp_path, "mesh.devices=2", devices=2)
+  assert first.shape.packs == 2
+  again = resolve(cohort, tmp_path, devices=1)
+  assert again.shape == first.shape
+
+
+@pytest.mark.parametrize(
+  "override, message",
+  [
+    ("data.packs=3", "config.data.packs=3: does not divide among 2 devices"),
+    ("model.encoder.preset=huge", "config.model.encoder.preset='huge'"),
+    ("train.epochs=0", "config.train.epochs=0: at least 1"),
+    ("task.positive=sick", "config.task.positive='sick'"),
+    ("task.classes=('a: normal', 'b: other')", "label 'glioma' of p001"),
+    ("split.fractions=(0.9, 0.05, 0.2)", "config.split.fractions"),
+    ("data.records=nowhere", "nowhere: no index.json"),
+    ("data.records=", "config.data.records: unset"),
+  ],
+)
+def test_what_does_not_fit_is_refused_and_leaves_nothing(
+  cohort, tmp_path, override, message
+):
+  with pytest.raises(InputError, match=message):
+    resolve(cohort, tmp_path / "run", override, devices=2)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_class_with_one_group_is_refused(tmp_path):
+  rng = np.random.default_rng(0)
+  scans = [
+    helpers.random_record(
+      rng, participant_id=f"p{i}", label="glioma" if i == 0 else "normal"
+    )
+    for i in range(9)
+  ]
+  helpers.write_records(tmp_path / "records", scans)
+  with pytest.raises(InputError, match=r"class 'tumour' has no group.*1 in"):
+    resolve(tmp_path / "records", tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_unknown_and_ignored_labels_take_no_part(tmp_path):
+  rng = np.random.default_rng(0)
+  labels = ["normal", "glioma"] * 6 + ["", "stroke"]
+  scans = [
+    helpers.random_record(rng, participant_id=f"p{i}", label=label)
+    for i, label in enumerate(labels)
+  ]
+  helpers.write_records(tmp_path / "records", scans)
+  run = resolve(
+    tmp_path / "records", tmp_path / "run", "task.ignore=('stroke',)"
+  )
+  assert len(run.scans) == 12
+  assert run.targets[-2:].tolist() == [-1, -1]
+
+
+def test_class_weights_count_participants_not_scans(tmp_path):
+  rng = np.random.default_rng(0)
+  scans = []
+  for i in range(20):
+    label = "normal" if i % 2 else "glioma"
+    # Three scans of every normal participant, one of every patient.
+    for _ in range(3 if i % 2 else 1):
+      scan = helpers.random_record(rng, participant_id=f"p{i}", label=label)
+      scans.append(scan)
+  helpers.write_records(tmp_path / "records", scans)
+  run = resolve(tmp_path / "records", tmp_path / "run")
+  assert run.class_weights == (1.0, 1.0)
+
+
+def test_run_of_other_records_is_refused(cohort, tmp_path):
+  run = resolve(cohort, tmp_path)
+  experiment.write_model_file(run, num_parameters=7)
+  model = json.loads((tmp_path / "model.json").read_text())
+  model["records_sha256"] = "0" * 64
+  (tmp_path / "model.json").write_text(json.dumps(model))
+  with pytest.raises(InputError, match="not the records this run"):
+    experiment.open_run(tmp_path)

@@ -1,0 +1,101 @@
+import collections
+import re
+
+import jax
+import numpy as np
+import pytest
+
+import helpers
+from brainjax import InputError
+from brainjax.training import experiment, sharding, train
+
+NUM_STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("cohort") / "records"
+  helpers.write_cohort(folder, participants=60)
+  return folder
+
+
+def make_runner(cohort, tmp_path, devices, *overrides):
+  config = helpers.micro_config(
+    cohort,
+    "data.packs=8",
+    "data.scans_per_step=16",
+    f"mesh.devices={devices}",
+    *overrides,
+  )
+  resolved = experiment.resolve(config, tmp_path / str(devices), devices)
+  return train.Runner(resolved)
+
+
+def run_steps(runner):
+  train_step = runner.compile_train_step()
+  with runner.training_batches(first_step=0, num_steps=NUM_STEPS) as batches:
+    for batch in batches:
+      shards = batch["slices"].addressable_shards
+      runner.state, _ = train_step(runner.state, batch)
+  return jax.device_get(runner.state.params), shards
+
+
+@pytest.mark.parametrize("statistics", ["batch", "pack"])
+def test_eight_devices_equal_one(cohort, tmp_path, statistics):
+  override = f"model.encoder.statistics={statistics}"
+  one, shards = run_steps(make_runner(cohort, tmp_path, 1, override))
+  assert len(shards) == 1
+  eight, shards = run_steps(make_runner(cohort, tmp_path, 8, override))
+  assert len(shards) == 8
+  assert {shard.data.shape[0] for shard in shards} == {1}
+  assert len({shard.device for shard in shards}) == 8
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, eight
+  )
+
+
+def collectives(hlo):
+  """Counts the elements each kind of collective moves in compiled HLO."""
+  found = collections.Counter()
+  pattern = (
+    r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute"
+    r"|reduce-scatter|collective-broadcast)(?:-start)?\("
+  )
+  for shapes, kind in re.findall(pattern, hlo):
+    for dimensions in re.findall(r"\w+\[([\d,]*)\]", shapes):
+      sizes = [int(size) for size in dimensions.split(",") if size]
+      found[kind] += int(np.prod(sizes))
+  return found
+
+
+def test_only_gradients_and_statistics_are_reduced(cohort, tmp_path):
+  runner = make_runner(cohort, tmp_path, 8, "model.encoder.statistics=pack")
+  found = collectives(runner.compile_train_step().as_text())
+  assert set(found) == {"all-reduce"}
+  statistics = sum(
+    leaf.size for leaf in jax.tree.leaves(runner.state.batch_stats)
+  )
+  # The gradient, the running statistics, and a handful of metrics and counts.
+  at_most = runner.num_parameters + statistics + 64
+  assert runner.num_parameters <= found["all-reduce"] <= at_most
+
+
+def test_global_statistics_add_only_reductions(cohort, tmp_path):
+  runner = make_runner(cohort, tmp_path, 8)
+  found = collectives(runner.compile_train_step().as_text())
+  assert set(found) == {"all-reduce"}
+  statistics = sum(
+    leaf.size for leaf in jax.tree.leaves(runner.state.batch_stats)
+  )
+  # Forward and backward reduce a mean and a variance each; no activation is.
+  assert found["all-reduce"] <= runner.num_parameters + 4 * statistics + 64
+
+
+def test_evaluation_needs_no_collective(cohort, tmp_path):
+  runner = make_runner(cohort, tmp_path, 8)
+  assert not collectives(runner.compile_eval_step().as_text())
+
+
+def test_more_devices_than_there_are_is_refused():
+  with pytest.raises(InputError, match="config.mesh.devices=9"):
+    sharding.make_mesh(9)

@@ -1,0 +1,133 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+import helpers
+from brainjax.input import packing
+from brainjax.training import experiment, step
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("cohort") / "records"
+  helpers.write_cohort(folder)
+  return folder
+
+
+def make_run(cohort, tmp_path, *overrides, packs=1):
+  config = helpers.micro_config(cohort, f"data.packs={packs}", *overrides)
+  return experiment.resolve(config, tmp_path / "run", 1)
+
+
+def make_batch(run, rows):
+  return packing.pack_batch(
+    np.array(rows, np.int32),
+    run.record_set.__getitem__,
+    run.targets,
+    run.shape,
+    slice_shape=run.record_set.slice_shape,
+    dtype=run.record_set.dtype,
+  )
+
+
+def padded(run, pack):
+  return [*pack, *[-1] * (run.shape.rows - len(pack))]
+
+
+def test_loss_falls_on_a_fixed_batch(cohort, tmp_path):
+  run = make_run(cohort, tmp_path, "model.dropout=0.0", "augment.flip=False")
+  model, optimizer, settings = run.build()
+  batch = make_batch(run, [padded(run, [0, 1, 2, 3])])
+  state = step.init_state(model, optimizer, settings, batch)
+  train_step = jax.jit(step.make_train_step(model, optimizer, settings))
+  losses = []
+  for _ in range(25):
+    state, metrics = train_step(state, batch)
+    losses.append(float(metrics["loss"]))
+  assert losses[-1] < 0.5 * losses[0]
+  assert int(state.step) == 25
+  assert metrics["scans"] == 4
+  assert metrics["slices"] == run.record_set.lengths[:4].sum()
+  assert metrics["finite"] == 1
+
+
+def test_non_finite_update_is_rejected(cohort, tmp_path):
+  run = make_run(cohort, tmp_path)
+  model, optimizer, settings = run.build()
+  batch = make_batch(run, [padded(run, [0, 1])])
+  train_step = jax.jit(step.make_train_step(model, optimizer, settings))
+  state, _ = train_step(
+    step.init_state(model, optimizer, settings, batch), batch
+  )
+  batch["scale"][0, 0] = np.inf
+  after, metrics = train_step(state, batch)
+  assert metrics["finite"] == 0
+  assert int(after.step) == int(state.step) + 1
+  before = state.replace(step=after.step)
+  jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+def test_packs_simply_add(cohort, tmp_path):
+  """With statistics a pack, two packs equal two passes whose sums are added."""
+  exact = ("model.dropout=0.0", "model.encoder.statistics=pack")
+  run = make_run(cohort, tmp_path, *exact, packs=2)
+  model, _, settings = run.build()
+  rows = [padded(run, [0, 1, 2]), padded(run, [3, 4])]
+  both = make_batch(run, rows)
+  optimizer = _Gradients()
+  state = step.init_state(model, optimizer, settings, both)
+  gradients = functools.partial(
+    _gradients, step.make_train_step(model, optimizer, settings), state
+  )
+  first, second = (
+    {name: array[g : g + 1] for name, array in both.items()} for g in (0, 1)
+  )
+  summed = jax.tree.map(lambda a, b: a + b, gradients(first), gradients(second))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6),
+    gradients(both),
+    summed,
+  )
+
+
+def test_unlabelled_scan_changes_no_gradient(cohort, tmp_path):
+  run = make_run(cohort, tmp_path, "model.dropout=0.0")
+  model, _, settings = run.build()
+  batch = make_batch(run, [padded(run, [0, 1])])
+  optimizer = _Gradients()
+  state = step.init_state(model, optimizer, settings, batch)
+  train_step = step.make_train_step(model, optimizer, settings)
+  batch["label"][:] = -1
+  gradients = _gradients(train_step, state, batch)
+  assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients)) == 0
+
+
+def test_evaluation_ignores_the_content_of_filler(cohort, tmp_path):
+  run = make_run(cohort, tmp_path)
+  model, optimizer, settings = run.build()
+  batch = make_batch(run, [padded(run, [0, 1])])
+  state = step.init_state(model, optimizer, settings, batch)
+  eval_step = jax.jit(step.make_eval_step(model, settings))
+  expected = eval_step(state, batch)[0, :2]
+  filler = batch["owner"] == run.shape.rows
+  assert filler.any()
+  batch["slices"][filler] = 255
+  np.testing.assert_array_equal(eval_step(state, batch)[0, :2], expected)
+  np.testing.assert_allclose(np.exp(expected).sum(-1), 1, rtol=1e-6)
+
+
+class _Gradients:
+  """An optimizer whose state is the last gradient."""
+
+  def init(self, params):
+    return jax.tree.map(np.zeros_like, params)
+
+  def update(self, gradients, state, params):
+    del state
+    return jax.tree.map(lambda p: 0 * p, params), gradients
+
+
+def _gradients(train_step, state, batch):
+  return jax.jit(train_step)(state, batch)[0].opt_state
