@@ -7,8 +7,8 @@ VERSION := $(shell $(INTERPRETER) -c \
   'import sys; print("%d.%d" % sys.version_info[:2])')
 CONSTRAINTS := constraints-py$(subst .,,$(VERSION)).txt
 STAMP := .venv/.setup-done
-UNSUPPORTED = $(INTERPRETER) is Python $(or $(VERSION),missing) and brainjax \
-  needs 3.11 or 3.12: name one (PYTHON=python3.12), with no .venv in its way
+UNSUPPORTED = $(INTERPRETER): Python $(or $(VERSION),not found); brainjax \
+  needs 3.11 or 3.12. Name one (PYTHON=python3.12), with no .venv in its way
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint ci clean

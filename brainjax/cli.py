@@ -302,26 +302,20 @@ def _progress(text: str):
 def _print_scores(split: str, scores) -> None:
   import rich.table
 
+  from brainjax.evaluation import verdict
+
   table = rich.table.Table(title=f"{split}, {scores['n']} participants")
   table.add_column("metric")
   table.add_column("value [95 % interval]")
   for name, score in scores.items():
     if isinstance(score, dict) and "value" in score:
-      table.add_row(name, _score_text(score))
+      table.add_row(name, verdict.score_text(score))
   for probe, probe_scores in scores["probes"].items():
     table.add_row(
       f"shortcut probe: {probe}, roc_auc",
-      _score_text(probe_scores["roc_auc"]),
+      verdict.score_text(probe_scores["roc_auc"]),
     )
   _console().print(table)
-
-
-def _score_text(score) -> str:
-  if score["value"] is None:
-    return "undefined"
-  if score["low"] is None:
-    return f"{score['value']:.3f}"
-  return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import rich.table
 
 from brainjax import config as config_lib
 from brainjax.cohort import manifest, phantom
-from brainjax.evaluation import evaluate, report
+from brainjax.evaluation import evaluate, report, verdict
 from brainjax.preparation import prepare
 from brainjax.training import train
 
@@ -107,7 +107,7 @@ def _table(scores: dict[str, dict[str, Any]]) -> rich.table.Table:
   for name, score in rows.items():
     table.add_row(
       name,
-      report.score_text(score["roc_auc"]),
-      report.score_text(score["balanced_accuracy"]),
+      verdict.score_text(score["roc_auc"]),
+      verdict.score_text(score["balanced_accuracy"]),
     )
   return table

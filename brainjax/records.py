@@ -13,7 +13,6 @@ so reading one never runs code. A folder of records is
 import contextlib
 import csv
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -160,7 +159,7 @@ def unpack_bits(bits: np.ndarray, width: int) -> np.ndarray:
   return np.unpackbits(bits, axis=-1, count=width).astype(bool)
 
 
-class RecordSet(Sequence[Record]):
+class RecordSet:
   """A folder of records, read lazily and from any thread.
 
   Attributes:
@@ -173,6 +172,7 @@ class RecordSet(Sequence[Record]):
   def __init__(self, path: str | os.PathLike[str]):
     """Opens the folder; `InputError` names the command to run if it is bad."""
     self.path = pathlib.Path(path)
+    self._readers: dict[int, array_record_module.ArrayRecordReader] = {}
     index_file = self.path / "index.json"
     if not index_file.is_file():
       raise InputError(
@@ -181,7 +181,7 @@ class RecordSet(Sequence[Record]):
       )
     self.index = json.loads(index_file.read_text())
     _check_schema(self.index["schema_version"], str(self.path))
-    with open(self.path / "manifest.csv", newline="") as file:
+    with open(self.path / "manifest.csv", newline="", encoding="utf-8") as file:
       self.rows: list[dict[str, str]] = list(csv.DictReader(file))
     self.lengths = np.array(
       [entry["length"] for entry in self.index["records"]], np.int32
@@ -217,20 +217,14 @@ class RecordSet(Sequence[Record]):
     (data,) = reader.read([entry["offset"]])
     return decode(data)
 
-  def __getstate__(self):
-    return {key: v for key, v in vars(self).items() if key != "_readers"}
-
-  @functools.cached_property
-  def _readers(self) -> dict[int, array_record_module.ArrayRecordReader]:
-    return {}
-
   def _reader(self, shard: int) -> array_record_module.ArrayRecordReader:
     if shard not in self._readers:
       name = self.index["shards"][shard]["file"]
-      self._readers[shard] = array_record_module.ArrayRecordReader(
-        str(self.path / name),
-        options="readahead_buffer_size:0",
+      reader = array_record_module.ArrayRecordReader(
+        str(self.path / name), options="readahead_buffer_size:0"
       )
+      # Two threads may both come here; one reader stays.
+      self._readers.setdefault(shard, reader)
     return self._readers[shard]
 
 
@@ -309,7 +303,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
   """Writes a text file, whole or not at all."""
   with replacing(path) as partial:
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
 
 
 def write_csv(
@@ -318,7 +312,10 @@ def write_csv(
   rows: Iterable[dict[str, Any]],
 ) -> None:
   """Writes rows as CSV, whole or not at all; missing cells are empty."""
-  with replacing(path) as partial, open(partial, "w", newline="") as file:
+  with (
+    replacing(path) as partial,
+    open(partial, "w", newline="", encoding="utf-8") as file,
+  ):
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

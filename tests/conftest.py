@@ -1,12 +1,18 @@
 """Eight virtual CPU devices and strict numerics for every test."""
 
 import os
+import pathlib
 
 import brainjax
 
 brainjax.set_xla_flags()
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Most of the suite's time is compilation, and many tests compile the same.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+  pathlib.Path(__file__).parent.parent / ".cache" / "compiled"
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax  # noqa: E402  (after the environment is set)
 import pytest  # noqa: E402
@@ -20,6 +26,4 @@ def data_root():
   root = os.environ.get("BRAINJAX_DATA")
   if not root:
     pytest.skip("needs real MRI: set BRAINJAX_DATA to the folder")
-  import pathlib
-
   return pathlib.Path(root)

@@ -41,7 +41,7 @@ def evaluate(workdir: pathlib.Path, split: str = "test") -> dict[str, Any]:
     raise InputError(f"{workdir / 'splits.csv'}: no scan in split {split!r}")
   runner = train.Runner(experiment)
   step = train.restore_best(runner)
-  log_probabilities = runner.score(runner.compile_eval_step(), subset)
+  log_probabilities = runner.score(subset)
   scores = _score(experiment, subset, log_probabilities)
   scores["classes"] = list(experiment.classes)
   scores["step"] = step

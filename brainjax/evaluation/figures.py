@@ -235,7 +235,7 @@ def slice_montage(
     axes.imshow(image, cmap="gray", vmin=-_WINDOW, vmax=_WINDOW)
     if record.mask is not None:
       mask = records.unpack_bits(record.mask[shown], width)
-      if mask.any():
+      if mask.any():  # matplotlib 3.10 warns of an empty outline
         axes.contour(
           _tile(mask, columns, False),
           levels=[0.5],

@@ -178,8 +178,10 @@ def _comparison(
   """Rows of the table: the models, the probes, and always one answer."""
   scores, classes = run.metrics[split], run.model["classes"]
   rows = []
-  for other in (run, *others):
-    note = ""
+  for number, other in enumerate((run, *others), start=1):
+    name, note = other.name, ""
+    if name in {row["name"] for row in rows}:
+      name = f"{name}, run {number}"
     if split not in other.metrics:
       note = f"no {split} metrics"
     elif other.model["splits_sha256"] != run.model["splits_sha256"]:
@@ -188,7 +190,7 @@ def _comparison(
       note = "other classes: not comparable"
     rows.append(
       {
-        "name": other.name,
+        "name": name,
         "run": other,
         "note": note,
         "scores": other.metrics.get(split, {}),
@@ -229,23 +231,20 @@ def _cohort(scans: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
 
 def _roc_figure(comparison: Sequence[Mapping[str, Any]], split: str) -> Figure:
   """Draws the runs that are comparable; one only if there are more classes."""
-  runs = [row["run"] for row in comparison if row["run"] and not row["note"]]
-  classes, metric = runs[0].model["classes"], "AUC"
+  runs = [row for row in comparison if row["run"] and not row["note"]]
+  model, metric = runs[0]["run"].model, "AUC"
+  classes = model["classes"]
   if len(classes) > 2:
     runs, metric = runs[:1], "macro AUC"
   curves = {}
-  for run in runs:
-    rows = [row for row in run.participants if row["split"] == split]
-    probabilities = [
-      [float(row[f"proba_{k}"]) for k in classes] for row in rows
-    ]
-    targets = [classes.index(row["true_label"]) for row in rows]
-    score = verdict.score_text(run.metrics[split]["roc_auc"])
-    curves[f"{run.name}\n{metric} {score}"] = (
-      np.array(probabilities),
-      np.array(targets),
+  for row in runs:
+    people = [p for p in row["run"].participants if p["split"] == split]
+    name = f"{row['name']}\n{metric} "
+    curves[name + verdict.score_text(row["scores"]["roc_auc"])] = (
+      np.array([[float(p[f"proba_{k}"]) for k in classes] for p in people]),
+      np.array([classes.index(p["true_label"]) for p in people]),
     )
-  return figures.roc_curves(curves, classes, runs[0].model["positive"])
+  return figures.roc_curves(curves, classes, model["positive"])
 
 
 def _mistakes(run: _Run, split: str, picture) -> dict[str, Any]:

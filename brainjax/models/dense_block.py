@@ -100,10 +100,13 @@ def normalise(
     f[N,H,W,C] in the dtype of `x`.
   """
   mean, var = statistics["mean"], statistics["var"]
+  scale = norm["scale"][None] * lax.rsqrt(var + EPSILON)
+  # One product and one sum an element, and two sums in its gradient, where
+  # subtracting the mean first would need one more of each.
+  bias = norm["bias"][None] - mean * scale
   valid = (weight > 0).astype(mean.dtype)[:, None, None, None]
-  scale = _per_slice(norm["scale"] * lax.rsqrt(var + EPSILON), len(x)) * valid
-  bias = norm["bias"] * valid
-  y = (x.astype(mean.dtype) - _per_slice(mean, len(x))) * scale + bias
+  y = x.astype(mean.dtype) * (_per_slice(scale, len(x)) * valid)
+  y = y + _per_slice(bias, len(x)) * valid
   return jax.nn.relu(y).astype(x.dtype)
 
 

@@ -34,7 +34,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
       }
     ),
     "micro": types.MappingProxyType(
-      {"growth_rate": 8, "block_config": (2, 2), "num_init_features": 8}
+      {"growth_rate": 8, "block_config": (2, 1), "num_init_features": 8}
     ),
   }
 )
@@ -120,7 +120,8 @@ class DenseNet(nn.Module):
       batch = block.batch_statistics(x, weight, groups=groups)
       statistics["norm0"] = batch
     x = block.normalise(x, statistics["norm0"], norm0, weight)
-    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    pairs: Any = ((1, 1), (1, 1))  # which flax takes, though it says "str"
+    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=pairs)
     last = len(self.block_config)
     for b, num_layers in enumerate(self.block_config, 1):
       name = f"denseblock{b}"

@@ -55,7 +55,7 @@ class LSTM(nn.Module):
     recurrent_kernel = self.param("recurrent_kernel", _init_recurrent, features)
     bias = self.param("bias", _init_bias, features)
     z = jnp.where(mask[..., None], z, 0)
-    projected = jnp.einsum("bsd,df->sbf", z, input_kernel) + bias
+    projected = jnp.einsum("bsd,df->sbf", z, input_kernel) + bias[None, None]
 
     def step(state, inputs):
       cell, hidden = state

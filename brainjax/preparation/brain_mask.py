@@ -11,7 +11,7 @@ import skimage.filters
 import skimage.transform
 from scipy import ndimage
 
-from brainjax.preparation.reading import Volume
+from brainjax.preparation.volume import Volume
 
 STRIPPED_ZEROS = 0.3  # share of exact zeros
 STRIPPED_BRAIN = 0.6  # share of the rest that the cut brain then fills
@@ -57,7 +57,8 @@ def _cut_brain(array: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
   tissue = tissue[box]
   depth = _distance(tissue, spacing_mm)
   radius = min(BRIDGE_MM, 0.5 * depth.max())
-  core = _largest(depth > radius)
+  # A scalp may have the larger volume, but not the larger depth.
+  core = _largest(depth > radius, depth)
   far = _distance(~core, spacing_mm)
   brain = np.zeros(array.shape, bool)
   brain[box] = _closed(_largest(tissue & (far <= radius)), spacing_mm)
@@ -69,8 +70,9 @@ def _head(image: np.ndarray) -> np.ndarray:
   if image.min() == image.max():
     return np.zeros(image.shape, bool)
   spacing_mm = np.full(2, IMAGE_MM / max(image.shape))
-  head = _closed(_largest(image > _threshold(image)), spacing_mm)
-  return _filled(head[..., None])[..., 0]
+  tissue = _closed(image > _threshold(image), spacing_mm)
+  # Order matters: filled first, the scalp's ring is the largest, brain and all.
+  return _largest(_filled(tissue[..., None])[..., 0])
 
 
 def _threshold(array: np.ndarray) -> float:
@@ -78,17 +80,27 @@ def _threshold(array: np.ndarray) -> float:
   low, tail = np.percentile(array, (1, 99))
   if low == tail:
     return low
+  scaled = np.clip((array.astype(np.float64) - low) / (tail - low), 0, 1)
+  counts, edges = np.histogram(scaled, bins=256, range=(0, 1))
+  histogram = counts, edges[1:]
   # Otsu 1979, IEEE Trans. SMC 9:62. Fat and contrast agent pull it above grey
   # matter, so it only finds tissue, and half of tissue's median decides.
-  scaled = (array.astype(np.float64) - low) / (tail - low)
-  otsu = skimage.filters.threshold_otsu(np.clip(scaled, 0, 1))
-  half = 0.5 * np.median(scaled[scaled > otsu])
-  return float(low + min(otsu, half) * (tail - low))
+  otsu = skimage.filters.threshold_otsu(hist=histogram)
+  threshold = 0.5 * np.median(scaled[scaled > otsu])
+  if np.count_nonzero(counts) > 2:
+    # Liao et al. 2001, J. Inf. Sci. Eng. 17:713. Where fat is most of that
+    # tissue, the brain is the middle one of three classes.
+    lower, upper = skimage.filters.threshold_multiotsu(hist=histogram)
+    middle = scaled[(scaled > lower) & (scaled <= upper)]
+    threshold = min(threshold, 0.75 * np.median(middle))
+  return float(low + threshold * (tail - low))
 
 
-def _largest(mask: np.ndarray) -> np.ndarray:
+def _largest(mask: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+  """Returns the component with the most voxels, or the most weight."""
   labels = _labels(mask)
-  sizes = np.bincount(labels.ravel())
+  weights = None if weight is None else weight.ravel()
+  sizes = np.bincount(labels.ravel(), weights)
   sizes[0] = 0
   return labels == sizes.argmax() if sizes.any() else mask
 
@@ -105,10 +117,14 @@ def _closed(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
 
 def _filled(mask: np.ndarray) -> np.ndarray:
   """Fills what each axial slice encloses, such as dark ventricles."""
-  padded = np.pad(mask, ((1, 1), (1, 1), (0, 0)))
-  labels = _labels(~padded, _IN_PLANE)
-  outside = labels[0, 0]  # the padding's component in each slice
-  return (labels != outside)[1:-1, 1:-1]
+  filled = mask.copy()
+  if mask.any():
+    box = bounds(mask)
+    padded = np.pad(mask[box], ((1, 1), (1, 1), (0, 0)))
+    labels = _labels(~padded, _IN_PLANE)
+    outside = labels[0, 0]  # the padding's component in each slice
+    filled[box] = (labels != outside)[1:-1, 1:-1]
+  return filled
 
 
 def bounds(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:

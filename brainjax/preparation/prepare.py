@@ -24,8 +24,8 @@ from brainjax.cohort.manifest import (
   read_manifest,
   write_manifest,
 )
-from brainjax.preparation.reading import ScanError
 from brainjax.preparation.scan import check_config, modality_of, prepare_scan
+from brainjax.preparation.volume import ScanError
 
 _ORIGIN = "preparation.json"  # what a folder of records was made from
 _REJECTED_COLUMNS = ("participant_id", "session_id", "file", "reason")

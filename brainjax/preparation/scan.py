@@ -8,7 +8,8 @@ import numpy as np
 from brainjax import InputError, records
 from brainjax.cohort.manifest import Manifest, image_files
 from brainjax.preparation import brain_mask, intensity, region, slices
-from brainjax.preparation.reading import ScanError, read_mask, read_volume
+from brainjax.preparation.reading import read_mask, read_volume
+from brainjax.preparation.volume import ScanError
 
 _CHOICES = {
   "plane": ("axial", "coronal", "sagittal"),

@@ -27,9 +27,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
-from brainjax.preparation.reading import Volume
 from brainjax.preparation.region import AXES, Axes, Region
+from brainjax.preparation.volume import Volume
 
 
 def choose_slices(
@@ -72,10 +73,7 @@ def take_slices(
   array: np.ndarray, axes: Axes, slice_index: np.ndarray
 ) -> np.ndarray:
   """Returns [S,Y,X], slices with their rows and columns in voxel order."""
-  taken = np.take(array, slice_index, axes.slice)
-  return np.ascontiguousarray(
-    taken.transpose(axes.slice, axes.row, axes.column)
-  )
+  return array.transpose(axes.slice, axes.row, axes.column)[slice_index]
 
 
 def resample(stack: np.ndarray, region: Region) -> np.ndarray:
@@ -91,12 +89,20 @@ def resample(stack: np.ndarray, region: Region) -> np.ndarray:
   Returns:
     f32[S,H,W].
   """
-  rows = _weights(stack.shape[1], *region.row, region.height)
-  columns = _weights(stack.shape[2], *region.column, region.width)
-  return rows @ stack @ columns.T
+  for axis, line, count in (
+    (1, region.row, region.height),
+    (2, region.column, region.width),
+  ):
+    along = np.moveaxis(stack, axis, 0)
+    weights = _weights(len(along), *line, count)
+    result = weights @ along.reshape(len(along), -1)
+    stack = np.moveaxis(result.reshape(count, *along.shape[1:]), 0, axis)
+  return np.ascontiguousarray(stack)
 
 
-def _weights(size: int, offset: float, step: float, count: int) -> np.ndarray:
+def _weights(
+  size: int, offset: float, step: float, count: int
+) -> sparse.csr_array:
   """Returns f32[count,size], the share of each voxel in each pixel."""
   centre = (offset + step * np.arange(count))[:, None]
   # A window of at least a voxel: its overlap with the voxels then is linear
@@ -106,7 +112,9 @@ def _weights(size: int, offset: float, step: float, count: int) -> np.ndarray:
   overlap = np.minimum(centre + half, voxel + 0.5) - np.maximum(
     centre - half, voxel - 0.5
   )
-  return (np.maximum(overlap, 0) / (2 * half)).astype(np.float32)
+  shares = np.maximum(overlap, 0) / (2 * half)
+  # Sparse for speed; and unlike BLAS it rounds alike with any thread count.
+  return sparse.csr_array(shares.astype(np.float32))
 
 
 def geometry_of(
@@ -151,7 +159,7 @@ def pixel_to_file_voxel(
     offset, step = geometry[key]
     ras[axis] = offset + step * pixel
   file_axis, flip = np.array(geometry["ras_from_file"]).T
-  last = np.array(geometry["file_shape"][:3]) - 1
+  last = np.array(geometry["file_shape"]) - 1
   return np.where(flip > 0, ras[file_axis], last - ras[file_axis])
 
 
@@ -165,7 +173,7 @@ def file_voxel_to_pixel(
   """
   axes = AXES[geometry["plane"]]
   file_axis, flip = np.array(geometry["ras_from_file"]).T
-  last = np.array(geometry["file_shape"][:3]) - 1
+  last = np.array(geometry["file_shape"]) - 1
   ras = np.empty(3)
   ras[file_axis] = np.where(flip > 0, voxel, last - np.asarray(voxel))
   index = geometry["slice_index"]

@@ -127,7 +127,7 @@ def make_train_step(
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    finite = jnp.isfinite(loss_sum) & jnp.isfinite(optax.global_norm(grads))
+    finite = jnp.isfinite(loss_sum) & jnp.isfinite(optax.tree.norm(grads))
 
     def keep(new, old):
       return jnp.where(finite, new, old)
@@ -158,7 +158,7 @@ def make_eval_step(
   """Returns `step(state, batch) -> f32[G,B,K]` log-probabilities."""
 
   def eval_step(state: TrainState, batch: Batch):
-    logits = model.apply(
+    logits: Any = model.apply(
       {"params": state.params, "batch_stats": state.batch_stats},
       dequantise(batch, settings.zero_code),
       *_model_inputs(batch),

@@ -6,6 +6,7 @@ log as if it had never stopped.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import signal
@@ -96,8 +97,9 @@ class Runner:
       out_shardings=sharding.replicated(self._mesh),
     )(state)
 
-  def compile_train_step(self) -> jax.stages.Compiled:
-    """Returns the compiled step; it never compiles again."""
+  @functools.cached_property
+  def train_step(self) -> jax.stages.Compiled:
+    """The compiled training step; it never compiles again."""
     everywhere = sharding.replicated(self._mesh)
     step = jax.jit(
       step_lib.make_train_step(self._model, self._optimizer, self._settings),
@@ -106,8 +108,9 @@ class Runner:
     )
     return step.lower(self.state, self._example).compile()
 
-  def compile_eval_step(self) -> jax.stages.Compiled:
-    """Returns the compiled evaluation step."""
+  @functools.cached_property
+  def eval_step(self) -> jax.stages.Compiled:
+    """The compiled evaluation step."""
     step = jax.jit(
       step_lib.make_eval_step(self._model, self._settings),
       out_shardings=sharding.over_packs(self._mesh),
@@ -130,13 +133,10 @@ class Runner:
       put=self._put,
     )
 
-  def score(
-    self, eval_step: jax.stages.Compiled, subset: np.ndarray
-  ) -> np.ndarray:
+  def score(self, subset: np.ndarray) -> np.ndarray:
     """Scores every scan of a subset exactly once.
 
     Args:
-      eval_step: Of `compile_eval_step`.
       subset: i64[T] record indices.
 
     Returns:
@@ -153,7 +153,8 @@ class Runner:
       put=self._put,
     )
     outputs = [
-      (batch["record_index"], eval_step(self.state, batch)) for batch in batches
+      (batch["record_index"], self.eval_step(self.state, batch))
+      for batch in batches
     ]
     found = {}
     for record_index, log_probabilities in jax.device_get(outputs):
@@ -221,8 +222,7 @@ def train(
     if first_step:
       console.print(f"continuing after step {first_step}")
     began = time.perf_counter()
-    eval_step = runner.compile_eval_step()
-    train_step = runner.compile_train_step()
+    _ = runner.eval_step, runner.train_step  # compiled before step 1
     seconds = time.perf_counter() - began
     console.print(f"compiled in {seconds:.0f} s", highlight=False)
     with (
@@ -234,14 +234,11 @@ def train(
       _run(
         runner,
         loop,
-        checkpoints,
-        train_step,
-        eval_step,
+        range(first_step, num_steps),
+        checkpoints=checkpoints,
         log=log,
         display=display,
         stop=stop,
-        first_step=first_step,
-        num_steps=num_steps,
       )
 
 
@@ -271,29 +268,27 @@ def restore_best(runner: Runner) -> int:
 def _run(
   runner: Runner,
   loop: LoopState,
-  checkpoints: Checkpoints,
-  train_step,
-  eval_step,
+  steps: range,
   *,
+  checkpoints: Checkpoints,
   log: logs.MetricLog,
   display: logs.Display,
   stop: "_StopRequest",
-  first_step: int,
-  num_steps: int,
 ) -> None:
   config = runner.experiment.config
   steps_per_epoch = runner.experiment.shape.steps_per_epoch
-  validation = runner.experiment.subset("validation")
   window = logs.Window(loop.window)
-  batches = runner.training_batches(first_step=first_step, num_steps=num_steps)
+  batches = runner.training_batches(
+    first_step=steps.start, num_steps=steps.stop
+  )
   pending = None
-  for step in range(first_step + 1, num_steps + 1):
+  for step in range(steps.start + 1, steps.stop + 1):
     epoch_ends = step % steps_per_epoch == 0
     waiting = time.perf_counter()
     batch = next(batches)
     window.waited(time.perf_counter() - waiting)
     with jax.transfer_guard("disallow"):
-      runner.state, metrics = train_step(runner.state, batch)
+      runner.state, metrics = runner.train_step(runner.state, batch)
     # Order matters: the step before is fetched while this one runs, and all
     # lines up to a step are written before its checkpoint.
     if pending:
@@ -306,9 +301,7 @@ def _run(
     validation_loss = None
     if epoch_ends:
       epoch = step // steps_per_epoch
-      validation_loss = _validate(
-        runner, eval_step, validation, step, epoch, log, display
-      )
+      validation_loss = _validate(runner, step, epoch, log, display)
       # Ties go to the later step, as Orbax's retention has it.
       best = validation_loss <= loop.best_loss
       if best:
@@ -317,7 +310,7 @@ def _run(
       patience = config.train.patience_epochs
       loop.stopped = bool(patience) and loop.stale_epochs >= patience
       window = logs.Window(window.sums)
-    ends = loop.stopped or step == num_steps or stop.requested
+    ends = loop.stopped or step == steps.stop or stop.requested
     due = epoch_ends and epoch % config.checkpoint.every_epochs == 0
     if ends or due or loop.best_step == step:
       loop.window = window.sums
@@ -334,7 +327,7 @@ def _run(
         f" {loop.stale_epochs} epochs"
       )
       return
-    if stop.requested and step < num_steps:
+    if stop.requested and step < steps.stop:
       raise Stopped(
         f"stopped after step {step}; all is saved in"
         f" {runner.experiment.workdir}"
@@ -367,10 +360,11 @@ def _log_step(step, metrics, window, log, display, runner) -> None:
     )
 
 
-def _validate(runner, eval_step, subset, step, epoch, log, display) -> float:
+def _validate(runner, step, epoch, log, display) -> float:
   """Scores the validation split, logs it, and returns its loss."""
   experiment = runner.experiment
-  log_probabilities = runner.score(eval_step, subset)
+  subset = experiment.subset("validation")
+  log_probabilities = runner.score(subset)
   targets = experiment.targets[subset]
   weights = np.array(experiment.class_weights)[targets]
   losses = -log_probabilities[np.arange(len(subset)), targets]

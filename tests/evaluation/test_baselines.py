@@ -202,3 +202,14 @@ def test_separable_features_of_any_scale_converge():
     features, TRAIN, TEST, targets, 3
   )
   np.testing.assert_array_equal(probabilities.argmax(1), targets[TEST])
+
+
+def test_units_of_features_do_not_matter():
+  rng = np.random.default_rng(0)
+  targets = rng.integers(2, size=160)
+  features = targets[:, None] + rng.normal(size=(160, 3))
+  probabilities = [
+    baselines.probe_probabilities(f, TRAIN, TEST, targets, 2)
+    for f in (features, features * [1e-3, 1.0, 1e3])
+  ]
+  np.testing.assert_allclose(*probabilities, atol=1e-6)

@@ -104,9 +104,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
 
 
 def test_nothing_global_is_left_behind():
-  before = dict(matplotlib.rcParams)
-  every_figure()
-  assert dict(matplotlib.rcParams) == before
+  with matplotlib.rc_context():
+    matplotlib.rcdefaults()
+    before = dict(matplotlib.rcParams)
+    every_figure()
+    assert dict(matplotlib.rcParams) == before
   assert not matplotlib.pyplot.get_fignums()
 
 
@@ -136,6 +138,7 @@ def test_binary_roc_has_a_curve_a_model_of_the_positive_class():
   drawn = lines(figure.axes[0])
   assert drawn["lstm\nAUC 0.75 [0.50, 1.00]"] == [
     [0, 0],
+    [0, 1 / 3],
     [0, 2 / 3],
     [0.5, 2 / 3],
     [0.5, 1],

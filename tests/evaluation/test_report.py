@@ -213,7 +213,9 @@ def test_verdict_of_typing(tmp_path):
     sources=("gliomas", "meningiomas", "pituitaries"),
     probes={},
   )
-  text = read(report.write_report([workdir]))
+  # A picture of several classes has room for one run only.
+  text = read(report.write_report([workdir, workdir]))
+  assert "lstm on small (run), run 2" in text
   assert "apart with balanced accuracy 0.80 [0.70, 0.90] and" in text
   assert "is above always answering glioma (0.33)." in text
   assert "No shortcut could be probed" in text

@@ -32,11 +32,9 @@ def make_runner(cohort, tmp_path, devices, *overrides):
 
 
 def run_steps(runner):
-  train_step = runner.compile_train_step()
-  with runner.training_batches(first_step=0, num_steps=NUM_STEPS) as batches:
-    for batch in batches:
-      shards = batch["slices"].addressable_shards
-      runner.state, _ = train_step(runner.state, batch)
+  for batch in runner.training_batches(first_step=0, num_steps=NUM_STEPS):
+    shards = batch["slices"].addressable_shards
+    runner.state, _ = runner.train_step(runner.state, batch)
   return jax.device_get(runner.state.params), shards
 
 
@@ -70,7 +68,7 @@ def collectives(hlo):
 
 def test_only_gradients_and_statistics_are_reduced(cohort, tmp_path):
   runner = make_runner(cohort, tmp_path, 8, "model.encoder.statistics=pack")
-  found = collectives(runner.compile_train_step().as_text())
+  found = collectives(runner.train_step.as_text())
   assert set(found) == {"all-reduce"}
   statistics = sum(
     leaf.size for leaf in jax.tree.leaves(runner.state.batch_stats)
@@ -82,7 +80,7 @@ def test_only_gradients_and_statistics_are_reduced(cohort, tmp_path):
 
 def test_global_statistics_add_only_reductions(cohort, tmp_path):
   runner = make_runner(cohort, tmp_path, 8)
-  found = collectives(runner.compile_train_step().as_text())
+  found = collectives(runner.train_step.as_text())
   assert set(found) == {"all-reduce"}
   statistics = sum(
     leaf.size for leaf in jax.tree.leaves(runner.state.batch_stats)
@@ -93,7 +91,7 @@ def test_global_statistics_add_only_reductions(cohort, tmp_path):
 
 def test_evaluation_needs_no_collective(cohort, tmp_path):
   runner = make_runner(cohort, tmp_path, 8)
-  assert not collectives(runner.compile_eval_step().as_text())
+  assert not collectives(runner.eval_step.as_text())
 
 
 def test_more_devices_than_there_are_is_refused():

@@ -157,7 +157,7 @@ def test_early_stopping_keeps_the_best(cohort, tmp_path):
   runner = train.Runner(experiment.open_run(tmp_path))
   assert train.restore_best(runner) == best
   subset = runner.experiment.subset("validation")
-  log_probabilities = runner.score(runner.compile_eval_step(), subset)
+  log_probabilities = runner.score(subset)
   targets = runner.experiment.targets[subset]
   weights = np.array(runner.experiment.class_weights)[targets]
   losses_found = -log_probabilities[np.arange(len(subset)), targets]
@@ -170,13 +170,12 @@ def test_scores_every_scan_once_whatever_the_order(cohort, tmp_path):
   run_train(helpers.micro_config(cohort, "train.epochs=1"), tmp_path)
   runner = train.Runner(experiment.open_run(tmp_path))
   train.restore_best(runner)
-  eval_step = runner.compile_eval_step()
   subset = np.arange(30)
-  scores = runner.score(eval_step, subset)
+  scores = runner.score(subset)
   assert scores.shape == (30, 2)
   shuffled = np.random.default_rng(0).permutation(subset)
   np.testing.assert_allclose(
-    runner.score(eval_step, shuffled), scores[shuffled], atol=1e-6
+    runner.score(shuffled), scores[shuffled], atol=1e-6
   )
 
 
@@ -205,7 +204,6 @@ def test_nothing_is_compiled_after_the_first_step(
   monkeypatch.setattr(logs.MetricLog, "write", counting)
   config = helpers.micro_config(cohort, "train.log_every_steps=1")
   run_train(config, tmp_path)
-  assert counts[1] > 0
   assert set(counts) == set(range(1, 13))
   assert len(set(counts.values())) == 1
 
@@ -223,11 +221,7 @@ def test_sigkill_at_random_steps_changes_nothing(cohort, tmp_path):
     "--config.train.epochs=8",
     "--config.train.log_every_steps=1",
   ]
-  environment = os.environ | {
-    "JAX_NUM_CPU_DEVICES": "1",
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
+  environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
 
   def start(name):
     return subprocess.Popen(

@@ -1,0 +1,100 @@
+"""A scan in memory: a volume in RAS+ order, and where it comes from."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import skimage.transform
+from nibabel import affines, orientations
+
+from brainjax import InputError
+
+_IMAGES_RAS_FROM_FILE = ((1, -1), (0, 1), (2, 1))
+
+
+class ScanError(InputError):
+  """A scan cannot be prepared: `FILE: reason`, in one line.
+
+  Attributes:
+    file: The file.
+    reason: What is wrong with it.
+  """
+
+  def __init__(self, file: pathlib.Path, reason: str):
+    self.file = str(file)
+    self.reason = " ".join(reason.split())
+    super().__init__(f"{self.file}: {self.reason}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+  """A scan in RAS+ order: axes run to the right, to the front and up.
+
+  Attributes:
+    array: f32[X,Y,Z] intensities, scaled as the file says.
+    affine: f64[4,4], voxel of `array` -> millimetres; None for 2-D images.
+    spacing_mm: f64[3]; a nominal 1 mm for 2-D images.
+    file_shape: Shape of the file's array; of 2-D images rows, columns, count.
+    file_affine: f64[4,4] as in the file; None for 2-D images.
+    ras_from_file: i64[3,2], nibabel's orientation: file axis i is RAS axis
+      `[i,0]`, reversed where `[i,1]` is -1.
+    image_shapes: Rows and columns of each 2-D image as it was, before those of
+      another size were resized to the first's; empty for a volume.
+  """
+
+  array: np.ndarray
+  affine: np.ndarray | None
+  spacing_mm: np.ndarray
+  file_shape: tuple[int, ...]
+  file_affine: np.ndarray | None
+  ras_from_file: np.ndarray
+  image_shapes: tuple[tuple[int, ...], ...] = ()
+
+
+def volume_of(array: np.ndarray, affine: np.ndarray) -> Volume:
+  """Brings a volume into RAS+ order.
+
+  Args:
+    array: f32[...], three axes as in the file.
+    affine: f64[4,4], file voxel -> millimetres; not singular.
+  """
+  ornt = orientations.io_orientation(affine)
+  to_file = orientations.inv_ornt_aff(ornt, array.shape)
+  return Volume(
+    array=orientations.apply_orientation(array, ornt),
+    affine=affine @ to_file,
+    spacing_mm=affines.voxel_sizes(affine @ to_file),
+    file_shape=array.shape,
+    file_affine=affine,
+    ras_from_file=ornt.astype(int),
+  )
+
+
+def volume_of_images(images: Sequence[np.ndarray]) -> Volume:
+  """Stacks 2-D images into a volume whose spacing nobody knows.
+
+  Their rows run against Y, their columns along X, and they are stacked along
+  Z. Images of another size are resized to the first's.
+
+  Args:
+    images: f32[rows,columns] each, in slice order.
+  """
+  shape = images[0].shape
+  resized = [
+    image
+    if image.shape == shape
+    else np.asarray(skimage.transform.resize(image, shape, preserve_range=True))
+    for image in images
+  ]
+  array = np.stack(resized, axis=-1)
+  ornt = np.array(_IMAGES_RAS_FROM_FILE)
+  return Volume(
+    array=orientations.apply_orientation(array, ornt).astype(np.float32),
+    affine=None,
+    spacing_mm=np.ones(3),
+    file_shape=array.shape,
+    file_affine=None,
+    ras_from_file=ornt,
+    image_shapes=tuple(image.shape for image in images),
+  )

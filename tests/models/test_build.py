@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from brainjax.models.build import build_classifier
+
+FIELDS = {
+  "preset": "tiny",
+  "statistics": "pack",
+  "head": {"name": "lstm", "hidden_size": 4, "unroll": 2},
+  "dropout": 0.25,
+  "dtype": "bfloat16",
+  "num_classes": 3,
+}
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "message"),
+  [
+    ("preset", "large", "no encoder preset 'large'; .*'densenet121'"),
+    ("statistics", "global", r"no BatchNorm statistics 'global'; .*'pack'"),
+    ("dtype", "float16", r"no dtype 'float16'; .*'bfloat16', 'float32'"),
+    ("head", {"name": "rnn"}, r"no head 'rnn'; .*'lstm', 'mean'"),
+  ],
+)
+def test_bad_value_names_the_choices(field, value, message):
+  with pytest.raises(ValueError, match=message):
+    build_classifier(**(FIELDS | {field: value}))
+
+
+def test_fields_reach_their_modules():
+  model = build_classifier(**FIELDS)
+  assert model.encoder.growth_rate == 12
+  assert model.encoder.dtype == jnp.bfloat16
+  assert model.head.hidden_size == 4
+  assert (model.dropout, model.statistics) == (0.25, "pack")
+
+
+def test_computation_is_half_and_parameters_are_single():
+  model = build_classifier(**FIELDS)
+  owner = jnp.zeros((1, 2), jnp.int32)
+
+  def run(slices, owner, position, positions_mm):
+    return model.init_with_output(
+      jax.random.key(0),
+      slices,
+      owner,
+      position,
+      positions_mm,
+      num_rows=1,
+      max_length=2,
+      train=False,
+    )
+
+  arguments = jnp.zeros((1, 2, 64, 64, 1)), owner, owner, jnp.zeros((1, 2))
+  logits, variables = jax.eval_shape(run, *arguments)
+  leaves = jax.tree.leaves((logits, variables))
+  assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+  assert logits.shape == (1, 1, 3)
+  text = str(jax.make_jaxpr(run)(*arguments))
+  kernels = [line for line in text.splitlines() if "conv_general" in line]
+  assert kernels and all("bf16" in line for line in kernels)

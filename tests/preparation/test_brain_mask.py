@@ -1,0 +1,123 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny_head
+
+from brainjax.preparation import brain_mask
+from brainjax.preparation.volume import volume_of, volume_of_images
+
+
+def _dice(a, b):
+  return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def _volume(array, spacing_mm=(6.0, 6.0, 6.0)):
+  return volume_of(array, np.diag([*spacing_mm, 1.0]))
+
+
+@pytest.mark.parametrize("spacing_mm", [(4.0, 4.0, 4.0), (3.0, 4.0, 7.0)])
+def test_skull_and_scalp_fall_away(spacing_mm):
+  array, brain, tumour = tiny_head.tiny_head(spacing_mm)
+  mask = brain_mask.brain_mask(_volume(array, spacing_mm))
+  assert _dice(mask, brain) > 0.95
+  assert mask[tumour].all()
+
+
+def test_a_bridge_to_the_scalp_is_cut():
+  array, brain, _ = tiny_head.tiny_head((4.0, 4.0, 4.0))
+  x, y, z = (n // 2 for n in array.shape)
+  array[x, y:, z] = 100  # through skull and scalp, out of the head
+  mask = brain_mask.brain_mask(_volume(array, (4.0, 4.0, 4.0)))
+  assert _dice(mask, brain) > 0.95
+
+
+def test_dark_holes_in_the_brain_are_filled():
+  array, brain, _ = tiny_head.tiny_head((4.0, 4.0, 4.0))
+  x, y, z = (n // 2 for n in array.shape)
+  ventricle = (slice(x - 3, x + 3), slice(y - 4, y + 4), slice(z - 3, z + 3))
+  array[ventricle] = 5
+  mask = brain_mask.brain_mask(_volume(array, (4.0, 4.0, 4.0)))
+  assert mask[ventricle].all()
+
+
+def test_stripped_volume_keeps_exactly_what_was_left_in_it():
+  array, brain, _ = tiny_head.tiny_head(stripped=True)
+  x, y, z = (n // 2 for n in array.shape)
+  array[x, y, z] = 0  # a hole inside is brain
+  dark = array.copy()
+  dark[brain & (array > 0)] = np.linspace(1, 200, (array > 0).sum())
+  for stripped in (array, dark):
+    mask = brain_mask.brain_mask(_volume(stripped))
+    np.testing.assert_array_equal(mask, brain)
+
+
+def test_zero_air_does_not_make_a_head_a_stripped_brain():
+  array, brain, _ = tiny_head.tiny_head((4.0, 4.0, 4.0))
+  padded = np.pad(np.where(array < 30, 0, array), 8)
+  assert (padded == 0).mean() > brain_mask.STRIPPED_ZEROS
+  mask = brain_mask.brain_mask(_volume(padded, (4.0, 4.0, 4.0)))
+  assert _dice(mask, np.pad(brain, 8)) > 0.95
+
+
+def test_fine_grids_are_masked_on_a_coarse_one():
+  array, brain, _ = tiny_head.tiny_head((5.0, 5.0, 5.0))
+  fine = array.repeat(5, 0).repeat(5, 1).repeat(5, 2)[:-1]
+  volume = _volume(fine, (1.0, 1.0, 1.0))
+  mask = brain_mask.brain_mask(volume)
+  assert mask.shape == fine.shape
+  expected = brain.repeat(5, 0).repeat(5, 1).repeat(5, 2)[:-1]
+  assert _dice(mask, expected) > 0.93
+
+
+@pytest.mark.parametrize("offset", [0, 1e6, -1000])
+@pytest.mark.parametrize(
+  "shape", [(1, 1, 2), (3, 4, 5), (200, 3, 4), (20, 20, 20)]
+)
+def test_never_empty(shape, offset):
+  checks = (np.indices(shape).sum(0) % 2).astype(np.float32)
+  spike = np.zeros(shape, np.float32)
+  spike[-1, -1, -1] = 1
+  for array in (checks, spike, 1 - spike):
+    assert brain_mask.brain_mask(_volume(array + offset, (1.0,) * 3)).any()
+
+
+def test_images_are_masked_one_by_one():
+  array, _, _ = tiny_head.tiny_head((3.0, 3.0, 6.0))
+  depth = array.shape[2]
+  images = [array[:, :, z].T for z in (depth // 2, depth // 2 + 4)]
+  # Ten times brighter, and a blank one: each has a threshold of its own.
+  images = [images[0], images[1] * 10, images[0] * 0]
+  volume = volume_of_images(images)
+  mask = brain_mask.brain_mask(volume)
+  assert not mask[..., 2].any()
+  for s in (0, 1):
+    image = volume.array[..., s]
+    head = image > 60 * (1, 10)[s]
+    rows = np.flatnonzero(head.any(1))
+    assert mask[..., s].any(1).sum() == len(rows)
+    assert mask[..., s][head].all()
+    assert mask[..., s].mean() < 0.9
+  alone = dataclasses.replace(volume, array=volume.array[..., :1])
+  np.testing.assert_array_equal(
+    brain_mask.brain_mask(alone)[..., 0], mask[..., 0]
+  )
+
+
+def test_a_face_apart_from_the_brain_belongs_to_the_head():
+  image = np.random.default_rng(0).normal(0, 2, (120, 120))
+  image[20:70, 30:90] = 100
+  image[73:100, 30:90] = 120  # two dark rows below the brain
+  mask = brain_mask.brain_mask(volume_of_images([image]))
+  assert mask[30:90, 20:47].all()  # rows run against Y
+
+
+def test_bounds_are_clipped_to_the_array():
+  mask = np.zeros((5, 6, 7), bool)
+  mask[1, 2:4, 6] = True
+  assert brain_mask.bounds(mask, 2) == (
+    slice(0, 4),
+    slice(0, 6),
+    slice(4, 9),
+  )
+  assert mask[brain_mask.bounds(mask)].shape == (1, 2, 1)

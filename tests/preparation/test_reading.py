@@ -1,0 +1,276 @@
+import gzip
+
+import h5py
+import nibabel as nib
+import numpy as np
+import PIL.Image
+import pytest
+
+from brainjax import InputError
+from brainjax.preparation import reading
+from brainjax.preparation.volume import ScanError
+
+SHAPE = (5, 6, 7)
+
+
+def _save(path, array, affine=None, cls=nib.Nifti1Image):
+  affine = np.eye(4) if affine is None else affine
+  nib.save(cls(array, affine), path)
+  return path
+
+
+def _array(seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.integers(1, 1000, SHAPE).astype(np.int16)
+
+
+def _patched(path, offset, data):
+  """Overwrites bytes of a file, of its content if it is zipped."""
+  zipped = path.suffix == ".gz"
+  content = path.read_bytes()
+  content = bytearray(gzip.decompress(content) if zipped else content)
+  content[offset : offset + len(data)] = data
+  path.write_bytes(gzip.compress(bytes(content)) if zipped else content)
+  return path
+
+
+def _write_matlab(path, **fields):
+  with h5py.File(path, "w") as file:
+    for name, array in fields.items():
+      file[f"cjdata/{name}"] = array.T  # MATLAB stores columns first
+  return path
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "LPI", "SRP", "PIL"])
+def test_every_orientation_gives_the_same_ras_volume(tmp_path, codes):
+  array, affine = _array(), np.diag([1.0, 2.0, 3.0, 1.0])
+  ornt = nib.orientations.axcodes2ornt(codes)
+  turn = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], ornt)
+  turned = nib.orientations.apply_orientation(array, turn)
+  back = nib.orientations.inv_ornt_aff(turn, array.shape)
+  file = _save(tmp_path / "a.nii.gz", turned, affine @ back)
+  volume = reading.read_volume([file])
+  np.testing.assert_array_equal(volume.array, array)
+  np.testing.assert_allclose(volume.affine, affine)
+  np.testing.assert_allclose(volume.spacing_mm, [1, 2, 3])
+  assert volume.file_shape == turned.shape
+  assert volume.array.dtype == np.float32
+
+
+def test_scaling_of_the_header_is_applied(tmp_path):
+  image = nib.Nifti1Image(_array(), np.eye(4))
+  image.header.set_slope_inter(0.5, 10)
+  nib.save(image, tmp_path / "a.nii")
+  _patched(tmp_path / "a.nii", 112, np.float32([0.5, 10]).tobytes())
+  stored = np.frombuffer((tmp_path / "a.nii").read_bytes()[352:], np.int16)
+  volume = reading.read_volume([tmp_path / "a.nii"])
+  expected = stored.reshape(SHAPE, order="F") * 0.5 + 10
+  np.testing.assert_allclose(volume.array, expected, rtol=1e-6)
+
+
+def test_nifti_2_and_a_trailing_axis_are_read(tmp_path):
+  file = _save(tmp_path / "a.nii", _array()[..., None], cls=nib.Nifti2Image)
+  volume = reading.read_volume([file])
+  np.testing.assert_array_equal(volume.array, _array())
+
+
+def _long_array():
+  return np.random.default_rng(0).normal(100, 10, (15, 15, 15))
+
+
+def _truncated(path):
+  _save(path, _long_array())
+  path.write_bytes(path.read_bytes()[:-40])
+
+
+def _flipped_bit(path):
+  # Stored, not packed: the data stay legal, only the checksum notices.
+  _save(path.with_suffix(""), _long_array())
+  content = path.with_suffix("").read_bytes()
+  packed = bytearray(gzip.compress(content, compresslevel=0))
+  packed[9999] ^= 1
+  path.write_bytes(packed)
+
+
+def _with_voxel(value):
+  def write(path):
+    array = _array().astype(np.float32)
+    array[1, 2, 3] = value
+    _save(path, array)
+
+  return write
+
+
+def _with_header(offset, value):
+  return lambda path: _patched(_save(path, _array()), offset, value.tobytes())
+
+
+def _rgb(path):
+  rgb = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+  array = np.zeros(SHAPE, rgb)
+  array["R"] = 5
+  _save(path, array)
+
+
+BAD = {
+  "truncated.nii.gz": (_truncated, "damaged"),
+  "truncated.nii": (_truncated, "truncated"),
+  "checksum.nii.gz": (_flipped_bit, "CRC"),
+  "text.nii": (lambda p: p.write_text("hello\n" * 99), "no NIfTI header"),
+  "text.nii.gz": (lambda p: p.write_text("hello\n" * 99), "no NIfTI header"),
+  "empty.nii": (lambda p: p.write_bytes(b""), "Empty file"),
+  "empty.nii.gz": (lambda p: p.write_bytes(b""), "Empty file"),
+  "folder.nii": (lambda p: p.mkdir(), "a folder"),
+  "missing.nii": (lambda p: None, "no such file"),
+  "unknown.txt": (lambda p: p.write_text("x"), "unknown kind of file"),
+  "2d.nii": (lambda p: _save(p, _array()[0]), "2 axes"),
+  "4d.nii": (lambda p: _save(p, np.stack([_array()] * 2, -1)), "4 axes"),
+  "zeros.nii": (lambda p: _save(p, _array() * 0), "every voxel is 0"),
+  "constant.nii": (lambda p: _save(p, _array() * 0 + 7), "every voxel is 7"),
+  "nan.nii": (_with_voxel(np.nan), "1 voxels are NaN"),
+  "inf.nii": (_with_voxel(np.inf), "1 voxels are NaN or infinite"),
+  "huge.nii": (_with_voxel(1e30), "damaged"),
+  "complex.nii": (
+    lambda p: _save(p, _array().astype(np.complex64)),
+    "complex64",
+  ),
+  "rgb.nii": (_rgb, "expected one real number"),
+  "type.nii": (_with_header(70, np.int16(7777)), "not recognized"),
+  # srow_x of the header
+  "singular.nii": (_with_header(280, np.float32([0, 1, 0, 0])), "singular"),
+  "zero.nii": (_with_header(280, np.float32([0, 0, 0, 0])), "mm; mend"),
+  "kilometres.nii": (_with_header(280, np.float32([1e6])), "1000000.0"),
+  "nan_affine.nii": (_with_header(280, np.float32([np.nan])), "mm; mend"),
+  "nan_origin.nii": (_with_header(292, np.float32([np.nan])), "singular"),
+  # dim of the header
+  "bomb.nii": (_with_header(42, np.int16([30000] * 3)), "no scan of a head"),
+  "small_bomb.nii": (_with_header(42, np.int16([700] * 3)), "truncated"),
+  "bomb.nii.gz": (_with_header(42, np.int16([700] * 3)), "truncated"),
+  "negative.nii": (_with_header(42, np.int16([-3])), "no scan of a head"),
+  "damaged.mat": (lambda p: p.write_text("x" * 999), "damaged"),
+  "field.mat": (lambda p: _write_matlab(p, label=np.ones((1, 1))), "image"),
+  "text.mat": (
+    lambda p: _write_matlab(p, image=np.full((3, 3), b"x")),
+    "expected numbers",
+  ),
+  "damaged.png": (
+    lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + b"z" * 80),
+    "damaged",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_scan_is_refused_in_one_line_that_names_it(tmp_path, name):
+  write, reason = BAD[name]
+  file = tmp_path / name
+  write(file)
+  with pytest.raises(ScanError) as raised:
+    reading.read_volume([file])
+  message = str(raised.value)
+  assert isinstance(raised.value, InputError)
+  assert message.startswith(f"{file}: ") and "\n" not in message
+  assert reason in message
+  assert message == f"{raised.value.file}: {raised.value.reason}"
+
+
+def test_zero_spacing_is_not_taken_for_one_millimetre(tmp_path):
+  file = _save(tmp_path / "a.nii", _array())
+  _patched(file, 80, np.float32([0]).tobytes())  # pixdim of the first axis
+  _patched(file, 252, np.int16([0, 0]).tobytes())  # neither qform nor sform
+  with pytest.raises(ScanError, match="spacing of 0 mm"):
+    reading.read_volume([file])
+
+
+def test_a_bomb_is_refused_before_it_is_read(tmp_path, monkeypatch):
+  file = _save(tmp_path / "a.nii.gz", _array())
+  _patched(file, 42, np.int16([700] * 3).tobytes())
+  monkeypatch.setattr(reading.gzip, "open", lambda *_: pytest.fail("read"))
+  with pytest.raises(ScanError, match="truncated"):
+    reading.read_volume([file])
+
+
+def test_matlab_images_stand_upright(tmp_path):
+  image = np.zeros((6, 4), np.int16)
+  image[0, 1] = 9  # top row, second column
+  mask = (image > 0).astype(np.uint8)
+  files = [
+    _write_matlab(tmp_path / f"{i}.mat", image=image + i, tumorMask=mask)
+    for i in range(3)
+  ]
+  volume = reading.read_volume(files)
+  assert volume.array.shape == (4, 6, 3)
+  assert volume.affine is None
+  assert volume.file_shape == (6, 4, 3)
+  # X is the column, Y runs up, Z is the slice.
+  np.testing.assert_array_equal(volume.array[1, -1], [9, 10, 11])
+  expected = np.zeros((4, 6, 3), bool)
+  expected[1, -1] = True
+  np.testing.assert_array_equal(reading.read_mask(files, volume), expected)
+
+
+def test_pictures_are_grey_and_resized_to_the_first(tmp_path):
+  rng = np.random.default_rng(0)
+  grey = rng.integers(0, 255, (8, 6), np.uint8)
+  PIL.Image.fromarray(grey).save(tmp_path / "0.png")
+  colour = np.repeat(grey[..., None], 3, -1).repeat(2, 0).repeat(2, 1)
+  PIL.Image.fromarray(colour).save(tmp_path / "1.png")
+  deep = grey.astype(np.uint16) * 200
+  PIL.Image.fromarray(deep).save(tmp_path / "2.png")
+  volume = reading.read_volume([tmp_path / f"{i}.png" for i in range(3)])
+  assert volume.image_shapes == ((8, 6), (16, 12), (8, 6))
+  slices = volume.array[:, ::-1].T  # [S,rows,columns]
+  np.testing.assert_array_equal(slices[0], grey)
+  assert np.corrcoef(slices[1].ravel(), grey.ravel())[0, 1] > 0.9
+  np.testing.assert_array_equal(slices[2], deep)
+
+
+def test_one_damaged_picture_of_many_is_named(tmp_path):
+  grey = np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8)
+  files = [tmp_path / f"{i}.jpg" for i in range(3)]
+  for file in files:
+    PIL.Image.fromarray(grey).save(file)
+  files[1].write_bytes(files[1].read_bytes()[:-300])
+  with pytest.raises(ScanError, match=r"1\.jpg: damaged"):
+    reading.read_volume(files)
+
+
+def test_volumes_cannot_be_joined(tmp_path):
+  files = [_save(tmp_path / f"{i}.nii", _array(i)) for i in range(2)]
+  with pytest.raises(ScanError, match="only 2-D images can be joined"):
+    reading.read_volume(files)
+
+
+def test_mask_comes_into_the_order_of_the_scan(tmp_path):
+  volume = reading.read_volume([_save(tmp_path / "a.nii", _array())])
+  labels = np.zeros(SHAPE, np.uint8)
+  labels[1, 2, 3], labels[2, 2, 3] = 1, 4
+  flipped = np.diag([-1.0, 1.0, 1.0, 1.0])
+  flipped[0, 3] = SHAPE[0] - 1
+  file = _save(tmp_path / "mask.nii.gz", labels[::-1], flipped)
+  mask = reading.read_mask([file], volume)
+  np.testing.assert_array_equal(mask, labels > 0)
+
+
+def test_mask_of_another_grid_is_refused(tmp_path):
+  volume = reading.read_volume([_save(tmp_path / "a.nii", _array())])
+  small = _save(tmp_path / "small.nii", _array()[1:])
+  with pytest.raises(ScanError, match=r"small.nii: a mask of \(4, 6, 7\)"):
+    reading.read_mask([small], volume)
+  moved = np.eye(4)
+  moved[2, 3] = 30
+  away = _save(tmp_path / "away.nii", _array(), moved)
+  with pytest.raises(ScanError, match="30.0 mm off"):
+    reading.read_mask([away], volume)
+
+
+def test_mask_of_other_images_is_refused(tmp_path):
+  image = np.arange(24).reshape(6, 4)
+  scan = _write_matlab(tmp_path / "a.mat", image=image)
+  mask = _write_matlab(tmp_path / "b.mat", tumorMask=image[1:])
+  volume = reading.read_volume([scan])
+  with pytest.raises(ScanError, match=r"b\.mat: .* in size"):
+    reading.read_mask([mask], volume)
+  nifti = _save(tmp_path / "c.nii", np.ones((4, 6, 1), np.uint8))
+  with pytest.raises(ScanError, match="2-D images too"):
+    reading.read_mask([nifti], volume)
