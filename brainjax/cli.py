@@ -127,9 +127,9 @@ def _demo(args) -> int:
 def _info(args) -> None:
   import os
 
-  from brainjax.training import experiment
+  from brainjax.training import workdir
 
-  for name, value in experiment.environment().items():
+  for name, value in workdir.environment().items():
     _say(f"{name}: {value}")
   _say(f"XLA_FLAGS: {os.environ.get('XLA_FLAGS', '')}")
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from brainjax import InputError, records
+from brainjax.cohort.splits import SPLITS
 from brainjax.evaluation import baselines
 from brainjax.metrics import statistics
-from brainjax.training import train
+from brainjax.training import runner as runner_lib
 from brainjax.training.experiment import Experiment, open_run
 
 SCHEMA_VERSION = 1
@@ -39,8 +40,8 @@ def evaluate(workdir: pathlib.Path, split: str = "test") -> dict[str, Any]:
   subset = experiment.subset(split)
   if not len(subset):
     raise InputError(f"{workdir / 'splits.csv'}: no scan in split {split!r}")
-  runner = train.Runner(experiment)
-  step = train.restore_best(runner)
+  runner = runner_lib.Runner(experiment)
+  step = runner_lib.restore_best(runner)
   log_probabilities = runner.score(subset)
   scores = _score(experiment, subset, log_probabilities)
   scores["classes"] = list(experiment.classes)
@@ -53,17 +54,17 @@ def evaluate(workdir: pathlib.Path, split: str = "test") -> dict[str, Any]:
     split,
     _prediction_rows(scans, np.exp(log_probabilities), experiment.classes),
   )
-  first_scan = {}
-  for scan in scans:
-    first_scan.setdefault(scan["participant_id"], scan)
   people, probabilities = statistics.aggregate_participants(
     log_probabilities, [scan["participant_id"] for scan in scans]
   )
+  scan_of = {scan["participant_id"]: dict(scan) for scan in scans}
+  for scan in scan_of.values():
+    del scan["session_id"]
   _replace_rows(
     workdir / "predictions_participant.csv",
     split,
     _prediction_rows(
-      [{**first_scan[person], "session_id": ""} for person in people],
+      [scan_of[person] for person in people],
       probabilities,
       experiment.classes,
     ),
@@ -126,7 +127,7 @@ def _prediction_rows(
   kept = ("participant_id", "session_id", "group_id", "source", "split", "fold")
   return [
     {
-      **{name: scan[name] for name in kept},
+      **{name: scan[name] for name in kept if name in scan},
       "true_label": scan["class"],
       "predicted_label": classes[int(np.argmax(row))],
       **{
@@ -146,4 +147,5 @@ def _replace_rows(
   if path.is_file():
     with open(path, newline="") as file:
       kept = [row for row in csv.DictReader(file) if row["split"] != split]
-  records.write_csv(path, list(rows[0]), [*kept, *rows])
+  rows = sorted([*kept, *rows], key=lambda row: SPLITS.index(row["split"]))
+  records.write_csv(path, list(rows[0]), rows)

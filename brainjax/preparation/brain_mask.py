@@ -30,7 +30,7 @@ def brain_mask(volume: Volume) -> np.ndarray:
   2-D images are taken one by one, and give the head, not the brain.
 
   Returns:
-    bool[X,Y,Z], not empty unless every voxel has one value.
+    bool[X,Y,Z], not empty unless the volume, or each image, has one value.
   """
   array = volume.array
   if volume.affine is None:
@@ -67,8 +67,6 @@ def _cut_brain(array: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
 
 def _head(image: np.ndarray) -> np.ndarray:
   """Returns bool[X,Y], all of the head that a 2-D image shows."""
-  if image.min() == image.max():
-    return np.zeros(image.shape, bool)
   spacing_mm = np.full(2, IMAGE_MM / max(image.shape))
   tissue = _closed(image > _threshold(image), spacing_mm)
   # Order matters: filled first, the scalp's ring is the largest, brain and all.
@@ -82,16 +80,16 @@ def _threshold(array: np.ndarray) -> float:
     return low
   scaled = np.clip((array.astype(np.float64) - low) / (tail - low), 0, 1)
   counts, edges = np.histogram(scaled, bins=256, range=(0, 1))
-  histogram = counts, edges[1:]
+  histogram = counts, edges[1:]  # where the next bin starts
   # Otsu 1979, IEEE Trans. SMC 9:62. Fat and contrast agent pull it above grey
   # matter, so it only finds tissue, and half of tissue's median decides.
   otsu = skimage.filters.threshold_otsu(hist=histogram)
-  threshold = 0.5 * np.median(scaled[scaled > otsu])
+  threshold = 0.5 * np.median(scaled[scaled >= otsu])
   if np.count_nonzero(counts) > 2:
     # Liao et al. 2001, J. Inf. Sci. Eng. 17:713. Where fat is most of that
     # tissue, the brain is the middle one of three classes.
     lower, upper = skimage.filters.threshold_multiotsu(hist=histogram)
-    middle = scaled[(scaled > lower) & (scaled <= upper)]
+    middle = scaled[(scaled >= lower) & (scaled < upper)]
     threshold = min(threshold, 0.75 * np.median(middle))
   return float(low + threshold * (tail - low))
 

@@ -141,8 +141,8 @@ def _claim(out: pathlib.Path, manifest: Manifest, config: Any) -> None:
       ) from error
     if foreign:
       raise InputError(
-        f"{out}: it holds {foreign[0].name}, which is no part of a preparation;"
-        " choose another --out"
+        f"{out}: it holds {foreign[0].name} and was not made by `brainjax"
+        " prepare`; choose another --out"
       )
     records.write_text(file, json.dumps(origin, indent=1) + "\n")
     return

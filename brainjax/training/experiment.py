@@ -4,20 +4,12 @@
 of into its workdir; `open_run` reads it back for all that comes after.
 """
 
-import csv
 import dataclasses
-import datetime
 import functools
-import importlib.metadata
 import json
 import pathlib
-import platform
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 import optax
@@ -29,32 +21,12 @@ from brainjax.input import plan
 from brainjax.models import build, densenet, heads
 from brainjax.models.classifier import Classifier
 from brainjax.training import losses
+from brainjax.training import workdir as workdir_lib
 from brainjax.training.augment import AugmentRanges
 from brainjax.training.optimizer import make_optimizer
 from brainjax.training.step import StepSettings
 
 SCHEMA_VERSION = 1
-SPLIT_COLUMNS = (
-  "participant_id",
-  "session_id",
-  "group_id",
-  "source",
-  "label",
-  "class",
-  "split",
-  "fold",
-  "record_index",
-)
-# What may differ when a run is started again; it changes no earlier step.
-FREE_FIELDS = (
-  "train.epochs",
-  "train.log_every_steps",
-  "checkpoint.",
-  "mesh.",
-  "eval.",
-  "data.read_threads",
-  "data.prefetch_steps",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +121,7 @@ def resolve(
   config = ml_collections.ConfigDict(config)
   config_file = workdir / "config.json"
   if config_file.is_file():
-    _adopt_unset(config, read_config(config_file))
+    workdir_lib.adopt_unset(config, workdir_lib.read_config(config_file))
   _check_choices(config)
   if not config.data.records:
     raise InputError(
@@ -166,7 +138,7 @@ def resolve(
       " config.mesh.devices to one of its divisors"
     )
   if config_file.is_file():
-    _refuse_changes(config, read_config(config_file), workdir)
+    workdir_lib.refuse_changes(config, workdir)
 
   record_set = records.RecordSet(config.data.records)
   scans = assign_scans(config, record_set)
@@ -177,13 +149,13 @@ def resolve(
   workdir.mkdir(parents=True, exist_ok=True)
   splits_file = workdir / "splits.csv"
   if splits_file.is_file():
-    if _read_scans(splits_file) != scans:
+    if workdir_lib.read_scans(splits_file) != scans:
       raise InputError(
         f"{splits_file}: the records now give other splits than this run"
         " began with; choose another --workdir"
       )
   else:
-    records.write_csv(splits_file, SPLIT_COLUMNS, scans)
+    records.write_csv(splits_file, workdir_lib.SPLIT_COLUMNS, scans)
   records.write_text(config_file, config_lib.to_json(config))
   return experiment
 
@@ -200,7 +172,7 @@ def open_run(workdir: pathlib.Path) -> Experiment:
         f"{workdir / name}: missing; run `brainjax train --config=FILE"
         f" --workdir={workdir}` first"
       )
-  config = read_config(workdir / "config.json")
+  config = workdir_lib.read_config(workdir / "config.json")
   model = json.loads((workdir / "model.json").read_text())
   if model["schema_version"] != SCHEMA_VERSION:
     raise InputError(
@@ -218,7 +190,7 @@ def open_run(workdir: pathlib.Path) -> Experiment:
     workdir,
     record_set,
     tuple(model["classes"]),
-    _read_scans(workdir / "splits.csv"),
+    workdir_lib.read_scans(workdir / "splits.csv"),
   )
 
 
@@ -249,7 +221,7 @@ def assign_scans(
   assigned = splits_lib.assign_splits(rows, **config.split)
   return tuple(
     {
-      **{name: row.get(name, "") for name in SPLIT_COLUMNS},
+      **{name: row.get(name, "") for name in workdir_lib.SPLIT_COLUMNS},
       "class": class_of[row["label"]],
       "split": split,
       "fold": str(fold),
@@ -283,39 +255,6 @@ def write_model_file(experiment: Experiment, num_parameters: int) -> None:
   records.write_text(
     experiment.workdir / "model.json", json.dumps(content, indent=2) + "\n"
   )
-
-
-def write_environment_file(workdir: pathlib.Path) -> None:
-  """Writes `environment.json`: versions, devices and command of this start."""
-  records.write_text(
-    workdir / "environment.json",
-    json.dumps(environment(), indent=2) + "\n",
-  )
-
-
-def environment() -> dict[str, Any]:
-  """Returns versions, devices, command and date of this process."""
-  packages = ("brainjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-  return {
-    "command": " ".join(["brainjax", *sys.argv[1:]]),
-    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "python": platform.python_version(),
-    "machine": platform.machine(),
-    "system": platform.platform(),
-    **{name: importlib.metadata.version(name) for name in packages},
-    "platform": jax.default_backend(),
-    "devices": [device.device_kind for device in jax.devices()],
-    "git_revision": _git_revision(),
-  }
-
-
-def read_config(path: pathlib.Path) -> ml_collections.ConfigDict:
-  """Reads a resolved `config.json`."""
-  fields = json.loads(path.read_text())
-  config = ml_collections.ConfigDict()
-  for section, content in fields.items():
-    config[section] = ml_collections.ConfigDict(_tuples(content))
-  return config
 
 
 def positive_index(
@@ -407,49 +346,3 @@ def _check_choices(config: ml_collections.ConfigDict) -> None:
   for name, least in at_least.items():
     if fields[name] < least:
       raise InputError(f"config.{name}={fields[name]}: at least {least}")
-
-
-def _adopt_unset(config, earlier) -> None:
-  fields = config_lib.leaf_fields(earlier)
-  for name, value in config_lib.leaf_fields(config).items():
-    # The mesh may change from start to start; the packs stay.
-    if (
-      value is None and fields.get(name) is not None and name != "mesh.devices"
-    ):
-      config_lib.set_field(config, f"{name}={fields[name]}")
-
-
-def _refuse_changes(config, earlier, workdir: pathlib.Path) -> None:
-  before = config_lib.leaf_fields(earlier)
-  after = config_lib.leaf_fields(config)
-  changed = [
-    f"config.{name} ({before.get(name)!r} before, {after.get(name)!r} now)"
-    for name in sorted(before.keys() | after.keys())
-    if before.get(name) != after.get(name) and not name.startswith(FREE_FIELDS)
-  ]
-  if changed:
-    raise InputError(
-      f"{workdir}: holds a run of another config: {'; '.join(changed)};"
-      " choose another --workdir"
-    )
-
-
-def _read_scans(path: pathlib.Path) -> tuple[dict[str, str], ...]:
-  with open(path, newline="") as file:
-    return tuple(csv.DictReader(file))
-
-
-def _tuples(value):
-  if isinstance(value, dict):
-    return {key: _tuples(item) for key, item in value.items()}
-  return tuple(value) if isinstance(value, list) else value
-
-
-def _git_revision() -> str | None:
-  found = subprocess.run(
-    ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  return found.stdout.strip() or None

@@ -6,12 +6,10 @@ log as if it had never stopped.
 """
 
 import dataclasses
-import functools
 import math
 import pathlib
 import signal
 import time
-from typing import Any
 
 import jax
 import ml_collections
@@ -20,11 +18,11 @@ import rich.console
 
 from brainjax import InputError
 from brainjax.checkpoint import Checkpoints
-from brainjax.input import packing, pipeline
 from brainjax.metrics import classification, statistics
 from brainjax.training import experiment as experiment_lib
 from brainjax.training import logs, sharding
-from brainjax.training import step as step_lib
+from brainjax.training import workdir as workdir_lib
+from brainjax.training.runner import Runner
 
 
 class Stopped(Exception):  # noqa: N818 (not an error: asked for by a signal)
@@ -48,135 +46,6 @@ class LoopState:
   stale_epochs: int = 0
   stopped: bool = False
   window: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
-class Runner:
-  """A run on its devices: the state, the compiled steps, the batches.
-
-  Attributes:
-    experiment: The run's facts.
-    state: The current `TrainState`.
-  """
-
-  def __init__(self, experiment: experiment_lib.Experiment):
-    """Builds the model and its first state."""
-    self.experiment = experiment
-    model, optimizer, self._settings = experiment.build()
-    self._mesh = sharding.make_mesh(experiment.config.mesh.devices)
-    self._put = sharding.batch_putter(self._mesh)
-    self._model, self._optimizer = model, optimizer
-    everywhere = sharding.replicated(self._mesh)
-    self._example = self._put(self._empty_batch())
-    init = jax.jit(
-      lambda batch: step_lib.init_state(
-        model, optimizer, self._settings, batch
-      ),
-      out_shardings=everywhere,
-    )
-    self.state = init(self._example)
-
-  @property
-  def num_parameters(self) -> int:
-    """Trained numbers of the model."""
-    return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
-
-  def abstract_state(self) -> Any:
-    """Shapes, types and shardings of the state, to restore into."""
-    return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=leaf.sharding
-      ),
-      self.state,
-    )
-
-  def adopt(self, state: Any) -> None:
-    """Takes a restored state."""
-    # Restored arrays may not be donatable; a copy by XLA is.
-    self.state = jax.jit(
-      lambda tree: jax.tree.map(lambda leaf: leaf + 0, tree),
-      out_shardings=sharding.replicated(self._mesh),
-    )(state)
-
-  @functools.cached_property
-  def train_step(self) -> jax.stages.Compiled:
-    """The compiled training step; it never compiles again."""
-    everywhere = sharding.replicated(self._mesh)
-    step = jax.jit(
-      step_lib.make_train_step(self._model, self._optimizer, self._settings),
-      donate_argnums=0,
-      out_shardings=(everywhere, everywhere),
-    )
-    return step.lower(self.state, self._example).compile()
-
-  @functools.cached_property
-  def eval_step(self) -> jax.stages.Compiled:
-    """The compiled evaluation step."""
-    step = jax.jit(
-      step_lib.make_eval_step(self._model, self._settings),
-      out_shardings=sharding.over_packs(self._mesh),
-    )
-    return step.lower(self.state, self._example).compile()
-
-  def training_batches(self, *, first_step: int, num_steps: int):
-    """Yields the device batches of steps `first_step` to `num_steps` - 1."""
-    experiment = self.experiment
-    return pipeline.training_batches(
-      experiment.record_set,
-      experiment.subset("train"),
-      experiment.targets,
-      experiment.shape,
-      seed=experiment.config.train.seed,
-      first_step=first_step,
-      num_steps=num_steps,
-      read_threads=experiment.config.data.read_threads,
-      prefetch_steps=experiment.config.data.prefetch_steps,
-      put=self._put,
-    )
-
-  def score(self, subset: np.ndarray) -> np.ndarray:
-    """Scores every scan of a subset exactly once.
-
-    Args:
-      subset: i64[T] record indices.
-
-    Returns:
-      f64[T,K] log-probabilities, in the order of `subset`.
-    """
-    experiment = self.experiment
-    batches = pipeline.evaluation_batches(
-      experiment.record_set,
-      subset,
-      experiment.targets,
-      experiment.shape,
-      read_threads=experiment.config.data.read_threads,
-      prefetch_steps=experiment.config.data.prefetch_steps,
-      put=self._put,
-    )
-    outputs = [
-      (batch["record_index"], self.eval_step(self.state, batch))
-      for batch in batches
-    ]
-    found = {}
-    for record_index, log_probabilities in jax.device_get(outputs):
-      for index, row in zip(
-        record_index.ravel(),
-        log_probabilities.reshape(-1, log_probabilities.shape[-1]),
-        strict=True,
-      ):
-        if index >= 0:
-          found[int(index)] = row
-    return np.array([found[int(index)] for index in subset], np.float64)
-
-  def _empty_batch(self) -> dict[str, np.ndarray]:
-    experiment, shape = self.experiment, self.experiment.shape
-    return packing.pack_batch(
-      np.full((shape.packs, shape.rows), -1, np.int32),
-      experiment.record_set.__getitem__,
-      experiment.targets,
-      shape,
-      slice_shape=experiment.record_set.slice_shape,
-      dtype=experiment.record_set.dtype,
-    )
 
 
 def train(
@@ -217,7 +86,7 @@ def train(
       console.print(f"{workdir}: already trained, {first_step} steps")
       return
     experiment_lib.write_model_file(experiment, runner.num_parameters)
-    experiment_lib.write_environment_file(workdir)
+    workdir_lib.write_environment_file(workdir)
     console.print(_summary(experiment, runner.num_parameters), highlight=False)
     if first_step:
       console.print(f"continuing after step {first_step}")
@@ -240,29 +109,6 @@ def train(
         display=display,
         stop=stop,
       )
-
-
-def restore_best(runner: Runner) -> int:
-  """Puts the parameters of the lowest validation loss into the runner.
-
-  Returns:
-    The step they are from.
-
-  Raises:
-    InputError: The run has no sound checkpoint yet.
-  """
-  folder = (runner.experiment.workdir / "checkpoints").resolve()
-  keep = runner.experiment.config.checkpoint.keep
-  with Checkpoints(folder, keep=keep) as checkpoints:
-    latest = checkpoints.restore_latest(runner.abstract_state())
-    if latest is None or not latest.loop["best_step"]:
-      raise InputError(
-        f"{folder}: no checkpoint of a whole epoch yet; run `brainjax train`"
-        " to its end first"
-      )
-    best_step = latest.loop["best_step"]
-    runner.adopt(checkpoints.restore(best_step, runner.abstract_state()).state)
-  return best_step
 
 
 def _run(

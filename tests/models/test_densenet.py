@@ -251,8 +251,10 @@ def test_initial_values():
   encoder = DenseNet(growth_rate=8, block_config=(1,), num_init_features=8)
   init = functools.partial(encoder.init, groups=1, train=False)
   given = jax.jit(init)(jax.random.key(0), random_slices(), ONES)
-  kernel = given["params"]["denseblock1"]["denselayer1"]["conv2"]["kernel"]
-  assert np.std(kernel) == pytest.approx(np.sqrt(2 / (9 * 32)), rel=0.05)
+  layer = given["params"]["denseblock1"]["denselayer1"]
+  for name, fan_in, rel in [("conv1", 8, 0.15), ("conv2", 9 * 32, 0.05)]:
+    deviation = np.std(layer[name]["kernel"])
+    assert deviation == pytest.approx(np.sqrt(2 / fan_in), rel=rel)
   norm, running = given["params"]["norm5"], given["batch_stats"]["norm5"]
   for leaf, value in [
     (norm["scale"], 1),

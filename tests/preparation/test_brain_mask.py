@@ -70,6 +70,33 @@ def test_fine_grids_are_masked_on_a_coarse_one():
   assert _dice(mask, expected) > 0.93
 
 
+def test_the_compact_thing_is_the_brain_not_the_largest():
+  ball = ((np.indices((60, 60, 60)) - 35) ** 2).sum(0) < 15**2
+  slab = np.zeros(ball.shape, bool)
+  slab[:, :, 1:7] = True
+  assert slab.sum() > 1.4 * ball.sum()
+  array = np.where(ball | slab, 100, 1).astype(np.float32)
+  mask = brain_mask.brain_mask(_volume(array, (3.0, 3.0, 3.0)))
+  assert _dice(mask, ball) > 0.95
+
+
+def test_a_brain_larger_than_the_volume_is_all_of_it():
+  array = np.full((8, 8, 8), 100, np.float32)
+  array[3:5, 3:5, 3:5] = 1
+  assert brain_mask.brain_mask(_volume(array, (2.0, 2.0, 2.0))).all()
+
+
+def test_distance_without_a_background_is_infinite():
+  everywhere = np.ones((3, 3, 3), bool)
+  assert np.isinf(brain_mask._distance(everywhere, np.ones(3))).all()
+
+
+def test_no_axis_is_shrunk_to_a_few_voxels():
+  # 24 slices that the header falsely says are 1 mm apart.
+  factors = brain_mask._shrink_factors((256, 256, 24), np.ones(3))
+  assert factors == (2, 2, 1)
+
+
 @pytest.mark.parametrize("offset", [0, 1e6, -1000])
 @pytest.mark.parametrize(
   "shape", [(1, 1, 2), (3, 4, 5), (200, 3, 4), (20, 20, 20)]

@@ -28,7 +28,7 @@ def _cohort(tmp_path, count=4, bad=(1,)):
 def _hashes(out):
   return {
     file.name: records.sha256_of(file)
-    for file in sorted(out.iterdir())
+    for file in sorted(out.glob("[!.]*"))
     if file.name != "manifest.csv"  # its paths are relative to the folder
   }
 
@@ -133,9 +133,10 @@ def test_killed_before_or_after_any_file_it_ends_the_same(
       break
     finally:
       monkeypatch.setattr(os, "replace", replace)
+    stale = out / ".preparation.json.partial"
     if (out / "parts").is_dir():
       stale = out / "parts" / ".000003.safetensors.partial"
-      stale.write_text("half a scan")
+    stale.write_text("half a file")
     summary = prepare.prepare(path, out, SETTINGS)
     assert summary.num_records == 3
     assert len(prepared) <= 5  # one scan twice at most

@@ -92,6 +92,13 @@ def _flipped_bit(path):
   path.write_bytes(packed)
 
 
+def _garbled(path):
+  _save(path, _long_array())
+  packed = bytearray(path.read_bytes())
+  packed[-60:-8] = b"\xff" * 52
+  path.write_bytes(packed)
+
+
 def _with_voxel(value):
   def write(path):
     array = _array().astype(np.float32)
@@ -116,6 +123,7 @@ BAD = {
   "truncated.nii.gz": (_truncated, "damaged"),
   "truncated.nii": (_truncated, "truncated"),
   "checksum.nii.gz": (_flipped_bit, "CRC"),
+  "garbled.nii.gz": (_garbled, "damaged: Error -3"),
   "text.nii": (lambda p: p.write_text("hello\n" * 99), "no NIfTI header"),
   "text.nii.gz": (lambda p: p.write_text("hello\n" * 99), "no NIfTI header"),
   "empty.nii": (lambda p: p.write_bytes(b""), "Empty file"),
@@ -137,7 +145,7 @@ BAD = {
   "rgb.nii": (_rgb, "expected one real number"),
   "type.nii": (_with_header(70, np.int16(7777)), "not recognized"),
   # srow_x of the header
-  "singular.nii": (_with_header(280, np.float32([0, 1, 0, 0])), "singular"),
+  "singular.nii": (_with_header(280, np.float32([1, 1, 0, 0] * 2)), "singular"),
   "zero.nii": (_with_header(280, np.float32([0, 0, 0, 0])), "mm; mend"),
   "kilometres.nii": (_with_header(280, np.float32([1e6])), "1000000.0"),
   "nan_affine.nii": (_with_header(280, np.float32([np.nan])), "mm; mend"),
@@ -163,14 +171,14 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_scan_is_refused_in_one_line_that_names_it(tmp_path, name):
   write, reason = BAD[name]
-  file = tmp_path / name
+  file = tmp_path / f"scan{name[name.index('.') :]}"
   write(file)
   with pytest.raises(ScanError) as raised:
     reading.read_volume([file])
   message = str(raised.value)
   assert isinstance(raised.value, InputError)
   assert message.startswith(f"{file}: ") and "\n" not in message
-  assert reason in message
+  assert reason in raised.value.reason
   assert message == f"{raised.value.file}: {raised.value.reason}"
 
 
@@ -232,6 +240,14 @@ def test_one_damaged_picture_of_many_is_named(tmp_path):
     PIL.Image.fromarray(grey).save(file)
   files[1].write_bytes(files[1].read_bytes()[:-300])
   with pytest.raises(ScanError, match=r"1\.jpg: damaged"):
+    reading.read_volume(files)
+
+
+def test_blank_pictures_are_no_scan(tmp_path):
+  files = [tmp_path / f"{i}.png" for i in range(2)]
+  for i, file in enumerate(files):
+    PIL.Image.fromarray(np.full((9, 9), i * 50, np.uint8)).save(file)
+  with pytest.raises(ScanError, match=r"0\.png: no image"):
     reading.read_volume(files)
 
 

@@ -91,6 +91,10 @@ def test_a_pixel_shows_the_place_that_the_geometry_names(name, plane, size):
 @pytest.mark.parametrize("name", AFFINES)
 def test_pixels_and_voxels_round_trip(name, plane):
   _, _, geometry = _cut(AFFINES[name], plane)
+  np.testing.assert_allclose(geometry["file_affine"], AFFINES[name])
+  np.testing.assert_allclose(
+    geometry["file_spacing_mm"], np.linalg.norm(AFFINES[name][:3, :3], axis=0)
+  )
   rng = np.random.default_rng(0)
   for s in range(len(geometry["slice_index"])):
     row, column = rng.uniform(-3, 20, 2)

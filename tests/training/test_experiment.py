@@ -6,7 +6,7 @@ import pytest
 
 import helpers
 from brainjax import InputError
-from brainjax.training import experiment
+from brainjax.training import experiment, workdir
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_resolve_derives_and_open_run_reads_back(cohort, tmp_path):
   assert [len(s) for s in subsets.values()] == [18, 6, 6]
   with open(tmp_path / "splits.csv") as file:
     rows = list(csv.DictReader(file))
-  assert tuple(rows[0]) == experiment.SPLIT_COLUMNS
+  assert tuple(rows[0]) == workdir.SPLIT_COLUMNS
   assert {row["class"] for row in rows} == {"normal", "tumour"}
   experiment.write_model_file(run, num_parameters=7)
   again = experiment.open_run(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 
 import helpers
 from brainjax import InputError
-from brainjax.training import experiment, sharding, train
+from brainjax.training import experiment, runner, sharding
 
 NUM_STEPS = 30
 
@@ -28,14 +28,14 @@ def make_runner(cohort, tmp_path, devices, *overrides):
     *overrides,
   )
   resolved = experiment.resolve(config, tmp_path / str(devices), devices)
-  return train.Runner(resolved)
+  return runner.Runner(resolved)
 
 
-def run_steps(runner):
-  for batch in runner.training_batches(first_step=0, num_steps=NUM_STEPS):
+def run_steps(run):
+  for batch in run.training_batches(first_step=0, num_steps=NUM_STEPS):
     shards = batch["slices"].addressable_shards
-    runner.state, _ = runner.train_step(runner.state, batch)
-  return jax.device_get(runner.state.params), shards
+    run.state, _ = run.train_step(run.state, batch)
+  return jax.device_get(run.state.params), shards
 
 
 @pytest.mark.parametrize("statistics", ["batch", "pack"])
@@ -67,31 +67,27 @@ def collectives(hlo):
 
 
 def test_only_gradients_and_statistics_are_reduced(cohort, tmp_path):
-  runner = make_runner(cohort, tmp_path, 8, "model.encoder.statistics=pack")
-  found = collectives(runner.train_step.as_text())
+  run = make_runner(cohort, tmp_path, 8, "model.encoder.statistics=pack")
+  found = collectives(run.train_step.as_text())
   assert set(found) == {"all-reduce"}
-  statistics = sum(
-    leaf.size for leaf in jax.tree.leaves(runner.state.batch_stats)
-  )
+  statistics = sum(leaf.size for leaf in jax.tree.leaves(run.state.batch_stats))
   # The gradient, the running statistics, and a handful of metrics and counts.
-  at_most = runner.num_parameters + statistics + 64
-  assert runner.num_parameters <= found["all-reduce"] <= at_most
+  at_most = run.num_parameters + statistics + 64
+  assert run.num_parameters <= found["all-reduce"] <= at_most
 
 
 def test_global_statistics_add_only_reductions(cohort, tmp_path):
-  runner = make_runner(cohort, tmp_path, 8)
-  found = collectives(runner.train_step.as_text())
+  run = make_runner(cohort, tmp_path, 8)
+  found = collectives(run.train_step.as_text())
   assert set(found) == {"all-reduce"}
-  statistics = sum(
-    leaf.size for leaf in jax.tree.leaves(runner.state.batch_stats)
-  )
+  statistics = sum(leaf.size for leaf in jax.tree.leaves(run.state.batch_stats))
   # Forward and backward reduce a mean and a variance each; no activation is.
-  assert found["all-reduce"] <= runner.num_parameters + 4 * statistics + 64
+  assert found["all-reduce"] <= run.num_parameters + 4 * statistics + 64
 
 
 def test_evaluation_needs_no_collective(cohort, tmp_path):
-  runner = make_runner(cohort, tmp_path, 8)
-  assert not collectives(runner.eval_step.as_text())
+  run = make_runner(cohort, tmp_path, 8)
+  assert not collectives(run.eval_step.as_text())
 
 
 def test_more_devices_than_there_are_is_refused():

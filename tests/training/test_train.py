@@ -16,8 +16,10 @@ import rich.console
 
 import helpers
 from brainjax import InputError
+from brainjax.checkpoint import Checkpoints
 from brainjax.evaluation import evaluate
 from brainjax.training import experiment, logs, train
+from brainjax.training.runner import Runner, restore_best
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -37,8 +39,8 @@ def run_train(config, workdir):
 
 def parameters_sha256(workdir):
   """Hashes the parameters of the last checkpoint."""
-  runner = train.Runner(experiment.open_run(workdir))
-  with train.Checkpoints(workdir / "checkpoints", keep=2) as checkpoints:
+  runner = Runner(experiment.open_run(workdir))
+  with Checkpoints(workdir / "checkpoints", keep=2) as checkpoints:
     restored = checkpoints.restore_latest(runner.abstract_state())
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves(restored.state):
@@ -87,7 +89,7 @@ def test_a_crash_and_a_restart_change_nothing(
   class Crash(Exception):
     pass
 
-  batches = train.Runner.training_batches
+  batches = Runner.training_batches
 
   def crashing(self, **kwargs):
     for i, batch in enumerate(batches(self, **kwargs)):
@@ -97,7 +99,7 @@ def test_a_crash_and_a_restart_change_nothing(
 
   config = helpers.micro_config(cohort)
   with monkeypatch.context() as patch:
-    patch.setattr(train.Runner, "training_batches", crashing)
+    patch.setattr(Runner, "training_batches", crashing)
     with pytest.raises(Crash):
       run_train(config, tmp_path / "run")
   run_train(config, tmp_path / "run")
@@ -107,7 +109,7 @@ def test_a_crash_and_a_restart_change_nothing(
 def test_sigterm_saves_inside_an_epoch_and_continues(
   cohort, tmp_path, monkeypatch, uninterrupted
 ):
-  batches = train.Runner.training_batches
+  batches = Runner.training_batches
 
   def interrupting(self, **kwargs):
     for i, batch in enumerate(batches(self, **kwargs)):
@@ -117,7 +119,7 @@ def test_sigterm_saves_inside_an_epoch_and_continues(
 
   config = helpers.micro_config(cohort)
   with monkeypatch.context() as patch:
-    patch.setattr(train.Runner, "training_batches", interrupting)
+    patch.setattr(Runner, "training_batches", interrupting)
     with pytest.raises(train.Stopped, match="after step 5"):
       run_train(config, tmp_path / "run")
   assert "continuing after step 5" in run_train(config, tmp_path / "run")
@@ -154,8 +156,8 @@ def test_early_stopping_keeps_the_best(cohort, tmp_path):
   }
   best = min(losses, key=losses.get)
   assert max(losses) == best + 2 * 3 < 40 * 3
-  runner = train.Runner(experiment.open_run(tmp_path))
-  assert train.restore_best(runner) == best
+  runner = Runner(experiment.open_run(tmp_path))
+  assert restore_best(runner) == best
   subset = runner.experiment.subset("validation")
   log_probabilities = runner.score(subset)
   targets = runner.experiment.targets[subset]
@@ -168,8 +170,8 @@ def test_early_stopping_keeps_the_best(cohort, tmp_path):
 
 def test_scores_every_scan_once_whatever_the_order(cohort, tmp_path):
   run_train(helpers.micro_config(cohort, "train.epochs=1"), tmp_path)
-  runner = train.Runner(experiment.open_run(tmp_path))
-  train.restore_best(runner)
+  runner = Runner(experiment.open_run(tmp_path))
+  restore_best(runner)
   subset = np.arange(30)
   scores = runner.score(subset)
   assert scores.shape == (30, 2)

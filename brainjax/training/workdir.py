@@ -1,0 +1,128 @@
+"""The files of a run's workdir, and what a restart may change of them."""
+
+import csv
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import ml_collections
+
+from brainjax import InputError, records
+from brainjax import config as config_lib
+
+SPLIT_COLUMNS = (
+  "participant_id",
+  "session_id",
+  "group_id",
+  "source",
+  "label",
+  "class",
+  "split",
+  "fold",
+  "record_index",
+)
+# What may differ when a run is started again; it changes no earlier step.
+FREE_FIELDS = (
+  "train.epochs",
+  "train.log_every_steps",
+  "checkpoint.",
+  "mesh.",
+  "eval.",
+  "data.read_threads",
+  "data.prefetch_steps",
+)
+
+
+def read_config(path: pathlib.Path) -> ml_collections.ConfigDict:
+  """Reads a resolved `config.json`."""
+  fields = json.loads(path.read_text())
+  config = ml_collections.ConfigDict()
+  for section, content in fields.items():
+    config[section] = ml_collections.ConfigDict(_tuples(content))
+  return config
+
+
+def read_scans(path: pathlib.Path) -> tuple[dict[str, str], ...]:
+  """Reads `splits.csv`: the scans that take part in the run."""
+  with open(path, newline="", encoding="utf-8") as file:
+    return tuple(csv.DictReader(file))
+
+
+def adopt_unset(
+  config: ml_collections.ConfigDict, earlier: ml_collections.ConfigDict
+) -> None:
+  """Fills what a restart leaves unset with what the first start derived."""
+  fields = config_lib.leaf_fields(earlier)
+  for name, value in config_lib.leaf_fields(config).items():
+    # The mesh may change from start to start; the packs stay.
+    if (
+      value is None and fields.get(name) is not None and name != "mesh.devices"
+    ):
+      config_lib.set_field(config, f"{name}={fields[name]}")
+
+
+def refuse_changes(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> None:
+  """Raises `InputError` if the workdir holds a run of another config."""
+  before = config_lib.leaf_fields(read_config(workdir / "config.json"))
+  after = config_lib.leaf_fields(config)
+  changed = [
+    f"config.{name} ({before.get(name)!r} before, {after.get(name)!r} now)"
+    for name in sorted(before.keys() | after.keys())
+    if before.get(name) != after.get(name) and not name.startswith(FREE_FIELDS)
+  ]
+  if changed:
+    raise InputError(
+      f"{workdir}: holds a run of another config: {'; '.join(changed)};"
+      " choose another --workdir"
+    )
+
+
+def write_environment_file(workdir: pathlib.Path) -> None:
+  """Writes `environment.json`: versions, devices and command of this start."""
+  records.write_text(
+    workdir / "environment.json",
+    json.dumps(environment(), indent=2) + "\n",
+  )
+
+
+def environment() -> dict[str, Any]:
+  """Returns versions, devices, command and date of this process."""
+  packages = ("brainjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+  return {
+    "command": " ".join(["brainjax", *sys.argv[1:]]),
+    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "python": platform.python_version(),
+    "machine": platform.machine(),
+    "system": platform.platform(),
+    **{name: importlib.metadata.version(name) for name in packages},
+    "platform": jax.default_backend(),
+    "devices": [device.device_kind for device in jax.devices()],
+    "git_revision": _git_revision(),
+  }
+
+
+def _tuples(value):
+  if isinstance(value, dict):
+    return {key: _tuples(item) for key, item in value.items()}
+  return tuple(value) if isinstance(value, list) else value
+
+
+def _git_revision() -> str | None:
+  if not shutil.which("git"):
+    return None
+  found = subprocess.run(
+    ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return found.stdout.strip() or None

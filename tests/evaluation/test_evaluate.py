@@ -1,0 +1,148 @@
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import rich.console
+from sklearn import metrics as sklearn_metrics
+
+import helpers
+from brainjax import InputError
+from brainjax.evaluation import evaluate
+from brainjax.training import experiment, train
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  """A trained run in which every second participant has two scans."""
+  root = tmp_path_factory.mktemp("evaluate")
+  rng = np.random.default_rng(0)
+  scans = [
+    helpers.random_record(
+      rng,
+      num_slices=3 + session,
+      label=["normal", "glioma"][i % 2],
+      participant_id=f"p{i:02d}",
+      session_id=str(session),
+      brightness=0.4 * (i % 2),
+    )
+    for i in range(24)
+    for session in range(1 + i // 2 % 2)
+  ]
+  helpers.write_records(root / "records", scans)
+  config = helpers.micro_config(root / "records", "train.epochs=1")
+  console = rich.console.Console(file=io.StringIO())
+  train.train(config, root / "run", console=console)
+  return root / "run"
+
+
+def read(path):
+  with open(path, newline="") as file:
+    return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def scores(workdir):
+  evaluate.evaluate(workdir, "validation")
+  return evaluate.evaluate(workdir, "test")
+
+
+def test_every_scan_of_the_split_is_scored_once(workdir, scores):
+  rows = read(workdir / "predictions.csv")
+  run = experiment.open_run(workdir)
+  for split in ("validation", "test"):
+    scored = [
+      (row["participant_id"], row["session_id"])
+      for row in rows
+      if row["split"] == split
+    ]
+    expected = [
+      (scan["participant_id"], scan["session_id"])
+      for scan in run.scans
+      if scan["split"] == split
+    ]
+    assert scored == expected
+    assert len(set(scored)) == len(scored)
+  assert not [row for row in rows if row["split"] == "train"]
+
+
+def test_columns_and_probabilities(workdir, scores):
+  rows = read(workdir / "predictions.csv")
+  assert list(rows[0]) == [
+    "participant_id",
+    "session_id",
+    "group_id",
+    "source",
+    "split",
+    "fold",
+    "true_label",
+    "predicted_label",
+    "proba_normal",
+    "proba_tumour",
+  ]
+  for row in rows:
+    values = {
+      name: float(row[f"proba_{name}"]) for name in ("normal", "tumour")
+    }
+    assert sum(values.values()) == pytest.approx(1, abs=1e-6)
+    assert row["predicted_label"] == max(values, key=values.get)
+
+
+def test_participant_is_the_mean_of_its_scans_log_probabilities(
+  workdir, scores
+):
+  scans = read(workdir / "predictions.csv")
+  people = read(workdir / "predictions_participant.csv")
+  assert "session_id" not in people[0]
+  several = 0
+  for person in people:
+    own = [
+      [float(scan["proba_normal"]), float(scan["proba_tumour"])]
+      for scan in scans
+      if scan["participant_id"] == person["participant_id"]
+    ]
+    several += len(own) > 1
+    joined = np.exp(np.log(own).mean(axis=0))
+    assert float(person["proba_tumour"]) == pytest.approx(
+      joined[1] / joined.sum(), abs=1e-6
+    )
+  assert several
+
+
+def test_metrics_are_those_of_the_participants(workdir, scores):
+  people = [
+    row
+    for row in read(workdir / "predictions_participant.csv")
+    if row["split"] == "test"
+  ]
+  targets = [row["true_label"] == "tumour" for row in people]
+  values = [float(row["proba_tumour"]) for row in people]
+  expected = sklearn_metrics.roc_auc_score(targets, values)
+  assert scores["roc_auc"]["value"] == pytest.approx(expected, abs=1e-9)
+  assert scores["n"] == len(people) == np.sum(scores["confusion_matrix"])
+  written = json.loads((workdir / "metrics.json").read_text())
+  assert written["test"] == json.loads(json.dumps(scores))
+  assert written["validation"]["n"] > 0
+  assert written["schema_version"] == evaluate.SCHEMA_VERSION
+
+
+def test_probes_find_the_brightness_and_not_the_header(scores):
+  assert scores["probes"]["histogram"]["roc_auc"]["value"] == 1
+  assert scores["probes"]["header"]["n"] == scores["n"]
+
+
+def test_scoring_again_replaces_and_changes_nothing(workdir, scores):
+  names = ("predictions.csv", "predictions_participant.csv", "metrics.json")
+  before = [(workdir / name).read_bytes() for name in names]
+  evaluate.evaluate(workdir, "test")
+  assert [(workdir / name).read_bytes() for name in names] == before
+
+
+def test_run_without_a_checkpoint_names_the_command(workdir, tmp_path):
+  (tmp_path / "run").mkdir()
+  for name in ("config.json", "model.json", "splits.csv"):
+    content = (workdir / name).read_bytes()
+    (tmp_path / "run" / name).write_bytes(content)
+  with pytest.raises(InputError, match="brainjax train"):
+    evaluate.evaluate(tmp_path / "run")
