@@ -20,7 +20,7 @@ _NOTICE = "Research software. Not a medical device; not for clinical use."
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command and returns its exit status."""
-  args, overrides = _parser().parse_known_args(argv)
+  args, overrides = make_parser().parse_known_args(argv)
   try:
     args.overrides = _config_overrides(overrides, args)
     _prepare_process()
@@ -74,7 +74,9 @@ def _prepare(args) -> None:
     progress=_progress("preparing"),
   )
   for rejected in summary.rejected:
-    print(f"rejected: {rejected['reason']}", file=sys.stderr)
+    print(
+      f"rejected: {rejected['file']}: {rejected['reason']}", file=sys.stderr
+    )
   _say(summary.text)
 
 
@@ -134,7 +136,8 @@ def _info(args) -> None:
   _say(f"XLA_FLAGS: {os.environ.get('XLA_FLAGS', '')}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+  """Returns the parser of every verb."""
   parser = _Parser(
     prog="brainjax",
     description=brainjax.__doc__,
@@ -277,6 +280,8 @@ def _prepare_process() -> None:
   flags.FLAGS.mark_as_parsed()  # grain reads flags; nobody else parses them
   absl_logging.set_verbosity(absl_logging.ERROR)
   logging.getLogger().setLevel(logging.ERROR)
+  # It reports bad headers by itself; brainjax reports them with the file.
+  logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
 
 
 def _console():

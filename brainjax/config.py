@@ -22,7 +22,7 @@ from brainjax import InputError
 HEAD_DEFAULTS = {
   "lstm": {
     "hidden_size": 256,  # features of the recurrent state
-    "unroll": 4,  # scan steps a loop body holds; speed only
+    "unroll": 1,  # scan steps a loop body holds; speed only
   },
   "mean": {},
 }

@@ -20,7 +20,7 @@ from brainjax.preparation import prepare
 from brainjax.training import train
 
 HEADS = ("lstm", "mean")
-PARTICIPANTS = 200
+PARTICIPANTS = 240
 SEED = 1
 
 
@@ -34,7 +34,8 @@ def get_config(head: str) -> ml_collections.ConfigDict:
   if head == "lstm":
     config.model.head.hidden_size = 64
   config.optimizer.learning_rate = 1e-3
-  config.train.epochs = 25
+  config.data.scans_per_step = 8
+  config.train.epochs = 14
   return config
 
 

@@ -72,11 +72,9 @@ def update_running(running: Any, statistics: Any, weight: jax.Array) -> Any:
 
   def update(average: jax.Array, value: jax.Array) -> jax.Array:
     total = weight.astype(value.dtype).reshape(len(value), -1).sum(1)
-    filled = total.sum() > 0
-    share = total / jnp.where(filled, total.sum(), 1)
-    mean = (share[:, None] * value).sum(0)
+    mean = (total[:, None] * value).sum(0) / total.sum()
     moved = MOMENTUM * average + (1 - MOMENTUM) * mean
-    return jnp.where(filled, moved, average)
+    return jnp.where(total.sum() > 0, moved, average)
 
   return jax.tree.map(update, running, statistics)
 

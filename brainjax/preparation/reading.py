@@ -64,9 +64,9 @@ def read_volume(files: Sequence[pathlib.Path]) -> Volume:
     volume = volume_of(*_read_nifti(files[0]))
   else:
     images = [_read_image(file, _MATLAB_IMAGE) for file in files]
-    if all(image.min() == image.max() for image in images):
-      raise ScanError(files[0], "no image of the scan shows anything")
     volume = volume_of_images(images)
+    if not np.ptp(volume.array, (0, 1)).any():
+      raise ScanError(files[0], "no image of the scan shows anything")
   low, high = float(volume.array.min()), float(volume.array.max())
   if low == high:
     raise ScanError(files[0], f"every voxel is {low:g}")

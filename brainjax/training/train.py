@@ -18,6 +18,7 @@ import rich.console
 
 from brainjax import InputError
 from brainjax.checkpoint import Checkpoints
+from brainjax.input import plan
 from brainjax.metrics import classification, statistics
 from brainjax.training import experiment as experiment_lib
 from brainjax.training import logs, sharding
@@ -250,12 +251,15 @@ def _summary(experiment, num_parameters: int) -> str:
     f"{split} {len(experiment.subset(split))}"
     for split in ("train", "validation", "test")
   )
+  lengths = experiment.record_set.lengths[experiment.subset("train")]
+  epoch = plan.epoch_plan(lengths, config.train.seed, 0, shape)
+  fill = plan.pack_fill(epoch, lengths, shape.slices)
   return (
     f"{config.model.encoder.preset} + {config.model.head.name},"
     f" {num_parameters:,} parameters; classes"
-    f" {', '.join(experiment.classes)}; scans: {counts}; a step is"
-    f" {shape.packs} packs of {shape.slices} slices,"
-    f" {shape.steps_per_epoch} steps an epoch"
+    f" {', '.join(experiment.classes)}; scans: {counts}\n"
+    f"a step is {shape.packs} packs of {shape.slices} slices, {fill:.0%}"
+    f" filled; {shape.steps_per_epoch} steps an epoch"
   )
 
 

@@ -14,7 +14,7 @@ from brainjax.models.classifier import Classifier
 from brainjax.models.heads import build_head
 
 G, N, B, S = 2, 6, 3, 4
-LENGTHS = [[3, 1], [4, 2]]  # slices of the scans of each pack
+LENGTHS = [[3, 1], [0, 1, 4]]  # slices of the scans of each pack
 LSTM = {"name": "lstm", "hidden_size": 4, "unroll": 2}
 
 
@@ -126,7 +126,7 @@ def test_head_gets_positions_in_millimetres_and_a_mask():
   identity = {"kernel": np.eye(2 * S), "bias": np.zeros(2 * S)}
   features = infer(model, {"params": {"classifier": identity}}, batch())
   positions_mm, mask = np.split(np.asarray(features), 2, axis=-1)
-  lengths = np.array([[3, 1, 0], [4, 2, 0]])[..., None]
+  lengths = np.array([[3, 1, 0], [0, 1, 4]])[..., None]
   expected = np.arange(S) < lengths
   np.testing.assert_array_equal(mask, expected)
   np.testing.assert_array_equal(positions_mm, 5 * np.arange(S) * expected)
