@@ -1,5 +1,5 @@
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 # A .venv that exists keeps its own interpreter; PYTHON only makes a new one.
 INTERPRETER := $(or $(wildcard .venv/bin/python),$(PYTHON))

@@ -30,12 +30,12 @@ def get_config(head: str) -> ml_collections.ConfigDict:
   config.preparation.height = 64
   config.preparation.width = 64
   config.preparation.num_slices = 16
-  config.model.encoder.preset = "tiny"
+  config.model.encoder.preset = "micro"
   if head == "lstm":
     config.model.head.hidden_size = 64
-  config.optimizer.learning_rate = 1e-3
+  config.optimizer.learning_rate = 3e-3
   config.data.scans_per_step = 8
-  config.train.epochs = 14
+  config.train.epochs = 24
   return config
 
 

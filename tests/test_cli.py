@@ -65,9 +65,10 @@ def truncated(path):
 
 
 def singular(path):
-  image = nib.Nifti1Image(volume(), np.diag([1.0, 1.0, 0.0, 1.0]))
-  image.header["qform_code"] = 0
-  path.write_bytes(gzip.compress(image.to_bytes()))
+  data = bytearray(nib.Nifti1Image(volume(), np.eye(4)).to_bytes())
+  data[252:254] = bytes(2)  # qform_code: none
+  data[312:328] = bytes(16)  # srow_z, the third row of the sform
+  path.write_bytes(gzip.compress(bytes(data)))
 
 
 def with_value(value):

@@ -36,7 +36,8 @@ def test_accuracy_is_above_the_largest_class(scores):
 
 
 def commands():
-  text = README.replace("\\\n", " ")
+  blocks = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+  text = "".join(blocks).replace("\\\n", " ")
   return re.findall(r"^(brainjax \w+.*?)(?:\s+#.*)?$", text, re.MULTILINE)
 
 

@@ -120,6 +120,11 @@ def resolve(
   """
   config = ml_collections.ConfigDict(config)
   config_file = workdir / "config.json"
+  if not config_file.is_file() and (workdir / "checkpoints").exists():
+    raise InputError(
+      f"{workdir}: it holds checkpoints but no config.json, so nobody knows"
+      " what they are of; choose another --workdir"
+    )
   if config_file.is_file():
     workdir_lib.adopt_unset(config, workdir_lib.read_config(config_file))
   _check_choices(config)

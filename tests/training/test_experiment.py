@@ -61,6 +61,13 @@ def test_changed_config_is_refused_with_its_fields(cohort, tmp_path):
     resolve(cohort, tmp_path, "train.seed=1")
 
 
+def test_checkpoints_of_nobody_knows_what_are_refused(cohort, tmp_path):
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(InputError, match="checkpoints but no config.json"):
+    resolve(cohort, tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
 def test_packs_of_the_first_start_stay(cohort, tmp_path):
   first = resolve(cohort, tmp_path, "mesh.devices=2", devices=2)
   assert first.shape.packs == 2
