@@ -185,8 +185,6 @@ def set_field(config: ml_collections.ConfigDict, override: str) -> None:
     value = text
   if isinstance(value, list):
     value = tuple(value)
-  if isinstance(fields[key], float) and type(value) is int:
-    value = float(value)
   if isinstance(fields[key], str):
     value = text
   *sections, field = key.split(".")

@@ -1,6 +1,7 @@
 """A run on its devices: the state, the compiled steps, the batches."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -26,7 +27,11 @@ class Runner:
     """Builds the model and its first state."""
     self.experiment = experiment
     model, optimizer, self._settings = experiment.build()
-    self._mesh = sharding.make_mesh(experiment.config.mesh.devices)
+    # A run may be used on a machine with other devices than it began on.
+    num_devices, asked = jax.device_count(), experiment.config.mesh.devices
+    if asked is None or asked > num_devices:
+      asked = math.gcd(num_devices, experiment.shape.packs)
+    self._mesh = sharding.make_mesh(asked)
     self._put = sharding.batch_putter(self._mesh)
     self._model, self._optimizer = model, optimizer
     everywhere = sharding.replicated(self._mesh)

@@ -95,6 +95,16 @@ def test_evaluation_needs_no_collective(cohort, tmp_path):
   assert not collectives(run.eval_step.as_text())
 
 
+def test_a_run_is_used_on_other_devices(cohort, tmp_path):
+  config = helpers.micro_config(cohort, "data.packs=2", "mesh.devices=2")
+  run = experiment.resolve(config, tmp_path, 2)
+  for asked, expected in ((None, 2), (64, 2), (1, 1)):
+    run.config.mesh.devices = asked
+    batches = runner.Runner(run).training_batches(first_step=0, num_steps=1)
+    shards = next(batches)["slices"].addressable_shards
+    assert len(shards) == expected
+
+
 def test_more_devices_than_there_are_is_refused():
   with pytest.raises(InputError, match="config.mesh.devices=9"):
     sharding.make_mesh(9)
