@@ -41,6 +41,23 @@ def padded(run, pack):
   return [*pack, *[-1] * (run.shape.rows - len(pack))]
 
 
+def test_dequantise_uses_the_scale_of_each_scan(cohort, tmp_path):
+  run = make_run(cohort, tmp_path)
+  batch = make_batch(run, [padded(run, [0, 1])])
+  batch["scale"][0, 1] *= 3
+  filler = batch["owner"][0] == run.shape.rows
+  batch["slices"][0, filler] = 255
+  values = step.dequantise(batch, 127)[0]
+  first, second = run.record_set[0], run.record_set[1]
+  length = len(first.slices)
+  expected = [first.intensities(), 3 * second.intensities()]
+  both = length + len(second.slices)
+  np.testing.assert_allclose(values[:length], expected[0], rtol=1e-6)
+  np.testing.assert_allclose(values[length:both], expected[1], rtol=1e-6)
+  assert filler.any()
+  np.testing.assert_array_equal(values[filler], 0)
+
+
 def test_loss_falls_on_a_fixed_batch(cohort, tmp_path):
   still = ("rotation_degrees", "scale", "translation")
   run = make_run(
@@ -111,7 +128,10 @@ def test_unlabelled_scan_changes_no_gradient(cohort, tmp_path):
   state = init(model, optimizer, settings, batch)
   train_step = step.make_train_step(model, optimizer, settings)
   batch["label"][:] = -1
-  gradients = _gradients(train_step, state, batch)
+  after, metrics = jax.jit(train_step)(state, batch)
+  gradients = after.opt_state
+  assert metrics["class_weight"] == metrics["correct"] == 0
+  assert metrics["scans"] == 2
   assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients)) == 0
 
 
