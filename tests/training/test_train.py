@@ -82,7 +82,7 @@ def test_log_holds_every_epoch(uninterrupted):
   assert all(np.isfinite(line["train/loss"]) for line in trained)
 
 
-@pytest.mark.parametrize("crash_at", [2, 3, 7])
+@pytest.mark.parametrize("crash_at", [2, 7])
 def test_a_crash_and_a_restart_change_nothing(
   cohort, tmp_path, monkeypatch, uninterrupted, crash_at
 ):
