@@ -24,7 +24,17 @@ HEAD_DEFAULTS = {
     "hidden_size": 256,  # features of the recurrent state
     "unroll": 1,  # scan steps a loop body holds; speed only
   },
+  "gru": {
+    "hidden_size": 256,  # features of the recurrent state
+    "unroll": 1,  # scan steps a loop body holds; speed only
+  },
+  "densenet1d": {
+    "growth_rate": 32,  # channels a layer appends
+    "block_config": (4, 4),  # layers of each block
+    "num_init_features": 64,  # channels of the first convolution
+  },
   "mean": {},
+  "max": {},
 }
 
 

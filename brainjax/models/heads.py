@@ -1,7 +1,14 @@
 """The sequence heads, by name.
 
-A head is a module `(z f[B,S,D], mask bool[B,S], positions_mm f[B,S], *,
-train) -> f[B,F]`. Positions that the mask excludes change nothing, and a row
+A head is a module `(z, mask, positions_mm, *, train) -> f[B,F]` that reads each
+sequence into one feature vector. Its arguments are
+
+    z             f[B,S,D] slice embeddings
+    mask          bool[B,S], True where a slice is
+    positions_mm  f[B,S] along the slice axis, 0 = brain centre
+    train         whether what is random is drawn; static
+
+What z and positions_mm hold where the mask is False changes nothing, and a row
 without a valid slice gives finite output and no gradient.
 """
 
@@ -11,11 +18,18 @@ from typing import Any
 
 import flax.linen as nn
 
-from brainjax.models.pooling import Mean
-from brainjax.models.recurrent import LSTM
+from brainjax.models.convolutional import DenseNet1D
+from brainjax.models.pooling import Max, Mean
+from brainjax.models.recurrent import GRU, LSTM
 
 HEADS: Mapping[str, type[nn.Module]] = types.MappingProxyType(
-  {"lstm": LSTM, "mean": Mean}
+  {
+    "lstm": LSTM,
+    "gru": GRU,
+    "densenet1d": DenseNet1D,
+    "mean": Mean,
+    "max": Max,
+  }
 )
 
 

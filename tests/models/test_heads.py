@@ -11,13 +11,24 @@ import pytest
 from brainjax.models.heads import HEADS, build_head
 
 B, S, D = 4, 7, 5
-FIELDS = {"lstm": {"hidden_size": 6, "unroll": 2}, "mean": {}}
+FIELDS = {
+  "lstm": {"hidden_size": 6, "unroll": 2},
+  "gru": {"hidden_size": 6, "unroll": 2},
+  "densenet1d": {
+    "growth_rate": 3,
+    "block_config": (2, 1, 1),
+    "num_init_features": 4,
+  },
+  "mean": {},
+  "max": {},
+}
+
+
+def sigmoid(x):
+  return 1 / (1 + np.exp(-x))
 
 
 def slow_lstm(params, z, mask, positions_mm):
-  def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
   size = len(params["recurrent_kernel"])
   features = np.zeros((len(z), size))
   for b, row in enumerate(z):
@@ -33,13 +44,82 @@ def slow_lstm(params, z, mask, positions_mm):
   return features
 
 
+def slow_gru(params, z, mask, positions_mm):
+  size = len(params["recurrent_kernel"])
+  w_r, w_u, w_n = np.split(params["input_kernel"], 3, axis=1)
+  u_r, u_u, u_n = np.split(params["recurrent_kernel"], 3, axis=1)
+  b_r, b_u, b_n = np.split(params["bias"], 3)
+  features = np.zeros((len(z), size))
+  for b, row in enumerate(z):
+    for s, inputs in enumerate(row):
+      if mask[b, s]:
+        hidden = features[b]
+        reset = sigmoid(inputs @ w_r + hidden @ u_r + b_r)
+        update = sigmoid(inputs @ w_u + hidden @ u_u + b_u)
+        new = hidden @ u_n + params["recurrent_new_bias"]
+        new = np.tanh(inputs @ w_n + b_n + reset * new)
+        features[b] = (1 - update) * new + update * hidden
+  return features
+
+
+def slow_densenet1d(params, z, mask, positions_mm):
+  """Slice by slice and row by row; slices outside the mask read as zeros."""
+
+  def norm(x, name):
+    centred = x - x.mean(-1, keepdims=True)
+    unit = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-6)
+    return np.maximum(unit * params[name]["scale"] + params[name]["bias"], 0)
+
+  def convolve(x, valid, name):
+    kernel = params[name]["kernel"]
+    result = np.zeros((len(x), kernel.shape[-1]))
+    for s in range(len(x)):
+      for k in range(3):
+        neighbour = s + k - 1
+        if 0 <= neighbour < len(x) and valid[neighbour]:
+          result[s] += x[neighbour] @ kernel[k]
+    return result
+
+  features = []
+  blocks = FIELDS["densenet1d"]["block_config"]
+  for x, valid in zip(z, mask, strict=True):
+    x = convolve(x, valid, "conv0")
+    for b, num_layers in enumerate(blocks, 1):
+      for i in range(1, num_layers + 1):
+        name = f"denseblock{b}_denselayer{i}"
+        y = norm(x, f"{name}_norm1") @ params[f"{name}_conv1"]["kernel"]
+        y = convolve(norm(y, f"{name}_norm2"), valid, f"{name}_conv2")
+        x = np.concatenate([x, y], -1)
+      if b < len(blocks):
+        x = norm(x, f"transition{b}_norm")
+        x = x @ params[f"transition{b}_conv"]["kernel"]
+        starts = range(0, len(x), 2)
+        pairs = [(x[s : s + 2], valid[s : s + 2]) for s in starts]
+        x = np.stack([p[v].sum(0) / max(v.sum(), 1) for p, v in pairs])
+        valid = np.array([v.any() for _, v in pairs])
+    x = norm(x, "norm_last")[valid]
+    features.append(x.sum(0) / max(len(x), 1))
+  return np.stack(features)
+
+
+def slow_max(params, z, mask, positions_mm):
+  rows = zip(z, mask, strict=True)
+  return np.stack([row[m].max(0) if m.any() else 0 * row[0] for row, m in rows])
+
+
 def slow_mean(params, z, mask, positions_mm):
   rows = zip(z, mask, strict=True)
   return np.stack([row[m].sum(0) / max(m.sum(), 1) for row, m in rows])
 
 
 # One plain-numpy reference for each head; a head without one fails.
-REFERENCES = {"lstm": slow_lstm, "mean": slow_mean}
+REFERENCES = {
+  "lstm": slow_lstm,
+  "gru": slow_gru,
+  "densenet1d": slow_densenet1d,
+  "mean": slow_mean,
+  "max": slow_max,
+}
 
 
 def sequences(seed=0, length=S):
@@ -165,6 +245,15 @@ def test_head_takes_a_single_slice(name):
   )
 
 
+def test_densenet1d_sees_the_order_of_slices():
+  head, variables = initialised("densenet1d")
+  z, _, positions_mm = sequences()
+  mask = np.ones((B, S), bool)
+  given = forward(head, variables, z, mask, positions_mm)
+  reversed_ = forward(head, variables, z[:, ::-1], mask, positions_mm)
+  assert np.abs(given - reversed_).max() > 1e-3
+
+
 def flax_lstm(params):
   """Parameters of flax's cell that make it the same LSTM."""
   parts = {key: jnp.split(params[key], 4, axis=-1) for key in params}
@@ -226,7 +315,7 @@ def test_lstm_starts_with_orthogonal_gates_that_remember():
 
 
 def test_build_head_names_the_choices():
-  with pytest.raises(ValueError, match=r"no head 'rnn'; .*'lstm', 'mean'"):
+  with pytest.raises(ValueError, match=r"no head 'rnn'; .*'lstm', 'max'"):
     build_head({"name": "rnn"})
 
 
