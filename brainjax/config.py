@@ -71,7 +71,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   split.seed = 0  # of the assignment of groups
 
   config.preparation = preparation = ml_collections.ConfigDict()
-  preparation.modality = ""  # image column; "" = the manifest's only one
+  preparation.modalities = ()  # image columns, the channels; () = all
+  preparation.bias_field = ml_collections.ConfigDict()
+  preparation.bias_field.method = "sitk"  # N4 of SimpleITK | "none"
+  preparation.bias_field.grid_mm = 4.0  # voxels it is estimated on, millimetres
+  preparation.bias_field.iterations = (50, 50, 50, 50)  # at most, of each level
+  preparation.bias_field.tolerance = 1e-3  # change at which a level ends
   preparation.plane = "axial"  # "axial" | "coronal" | "sagittal"
   preparation.height = 128  # pixels
   preparation.width = 128  # pixels

@@ -8,6 +8,7 @@ so reading one never runs code. A folder of records is
     index.json                    schema, config, lengths, hashes
     manifest.csv                  the manifest's rows plus `record_index`
     rejected.csv                  scans that could not be prepared, and why
+    warnings.csv                  scans of which something is suspicious
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from array_record.python import array_record_module
 
 from brainjax import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ZERO_CODES = {np.dtype(np.uint8): 127, np.dtype(np.int16): 0}
 _ARRAYS = {
   "slices": None,
@@ -237,15 +238,25 @@ def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> str:
 
   Returns:
     The file's sha256, in hexadecimal.
+
+  Raises:
+    OSError: The file cannot be written.
   """
   with replacing(path) as partial:
     writer = array_record_module.ArrayRecordWriter(
       str(partial), "group_size:1,zstd:1"
     )
     for data in records:
-      writer.write(data)
-    writer.close()
+      _written(writer.write, data)
+    _written(writer.close)
   return sha256_of(path)
+
+
+def _written(write: Callable[..., Any], *data: bytes) -> None:
+  try:
+    write(*data)
+  except RuntimeError as error:  # with the system's own words in it
+    raise OSError(" ".join(str(error).split())) from error
 
 
 def write_index(
@@ -257,6 +268,7 @@ def write_index(
   preparation: dict[str, Any],
   shards: Sequence[dict[str, Any]],
   records: Sequence[dict[str, Any]],
+  rejected: Sequence[dict[str, Any]] = (),
 ) -> None:
   """Writes `index.json`, the last file of a folder of records.
 
@@ -267,7 +279,8 @@ def write_index(
     modalities: Names of the channels, in order.
     preparation: The preparation config.
     shards: `{"file", "sha256"}` of each shard.
-    records: `{"shard", "offset", "length", "input_sha256"}` of each record.
+    records: `{"shard", "offset", "length"}` and more facts of each record.
+    rejected: Facts of each scan that could not be prepared.
   """
   index = {
     "schema_version": SCHEMA_VERSION,
@@ -278,6 +291,7 @@ def write_index(
     "preparation_sha256": sha256_of_json(preparation),
     "shards": list(shards),
     "records": list(records),
+    "rejected": list(rejected),
   }
   write_text(folder / "index.json", json.dumps(index, indent=1) + "\n")
 

@@ -12,6 +12,7 @@ from brainjax import config as config_lib
 
 def get_config(arg=""):
   config = config_lib.get_config(arg)
+  config.preparation.bias_field.method = "none"
   config.preparation.height = 32
   config.preparation.width = 32
   config.preparation.num_slices = 6

@@ -7,11 +7,16 @@ order, relative to the manifest. Optional are `session_id`, `group_id` (the
 unit that never straddles a split), `mask` (of the tumour), `source`, `site`,
 `scanner`, `age`, `sex`, `spacing_mm`, `split` and `fold`; any other column is
 kept.
+
+`spacing_mm` is for NIfTI files whose header lies about the voxels: three
+millimetres joined by `;`, as in "0.86;0.86;5.5", along the axes of the file's
+array. They replace the header's in all images of the row and in its mask.
 """
 
 import csv
 import dataclasses
 import io
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -88,6 +93,8 @@ def write_manifest(
   path: str | os.PathLike[str],
   rows: Iterable[Mapping[str, str]],
   columns: Sequence[str],
+  *,
+  relative_to: pathlib.Path | None = None,
 ) -> None:
   """Writes a manifest, whole or not at all, and makes its folder.
 
@@ -96,10 +103,11 @@ def write_manifest(
     rows: A dict a scan. Absolute paths in the image columns and in `mask`
       become relative to the manifest's folder; relative ones stay.
     columns: The columns, in order; a row may lack some, and has no others.
+    relative_to: The manifest's folder, if it is written elsewhere first.
   """
   file = pathlib.Path(path)
   file.parent.mkdir(parents=True, exist_ok=True)
-  folder = file.parent.resolve()
+  folder = (relative_to or file.parent).resolve()
   written = [dict(row) for row in rows]
   for row in written:
     for name in row.keys() & set(_FILES):
@@ -118,6 +126,28 @@ def image_files(
   """
   parts = (part.strip() for part in row.get(modality, "").split(";"))
   return tuple(manifest.path.parent / part for part in parts if part)
+
+
+def spacing_mm(row: Mapping[str, str]) -> tuple[float, float, float] | None:
+  """Returns the voxels' true spacing along the file's axes, if the row has one.
+
+  Raises:
+    InputError: The cell holds anything but three positive numbers.
+  """
+  cell = row.get("spacing_mm", "")
+  if not cell:
+    return None
+  try:
+    x, y, z = (float(part) for part in cell.split(";"))
+  except ValueError:
+    x = y = z = math.nan
+  if not all(0 < value < math.inf for value in (x, y, z)):
+    raise InputError(
+      f"column spacing_mm: {cell!r} is not three positive numbers of"
+      " millimetres joined by ; as in 0.86;0.86;5.5; leave it empty to trust"
+      " the file's header"
+    )
+  return x, y, z
 
 
 def _relative(path: str, folder: pathlib.Path) -> str:
@@ -193,6 +223,10 @@ def _check_row(manifest: Manifest, row: dict[str, str], where: str) -> None:
     raise InputError(
       f"{where}, column fold: {row['fold']!r} is not a whole number from 0"
     )
+  try:
+    spacing_mm(row)
+  except InputError as error:
+    raise InputError(f"{where}, {error}") from None
   if not any(image_files(manifest, row, name) for name in manifest.modalities):
     raise InputError(
       f"{where}, column {manifest.modalities[0]}: no image; fill it"

@@ -39,6 +39,8 @@ def pack_batch(
     record_index: i32[G,B]; -1 = none.
     scale: f32[G,B+1] standard deviations a code step; 0 for no scan and, at
       B, for filler.
+    present: u8[G,B+1,C], 1 where the modality was there; 0 for no scan and
+      filler. Only if there are several channels.
 
   Raises:
     ValueError: A scan does not fit.
@@ -58,6 +60,9 @@ def pack_batch(
     "record_index": rows.astype(np.int32),
     "scale": np.zeros((num_packs, num_rows + 1), np.float32),
   }
+  channels = slice_shape[-1]
+  if channels > 1:
+    batch["present"] = np.zeros((num_packs, num_rows + 1, channels), np.uint8)
   for pack, scans in enumerate(rows.tolist()):
     end = 0
     for row, record_index in enumerate(scans):
@@ -81,5 +86,7 @@ def pack_batch(
       batch["label"][pack, row] = labels[record_index]
       batch["length"][pack, row] = length
       batch["scale"][pack, row] = record.scale
+      if channels > 1:
+        batch["present"][pack, row] = record.present
     batch["slices"][pack, end:] = ZERO_CODES[np.dtype(dtype)]
   return batch

@@ -50,7 +50,7 @@ def brain_mask(volume: Volume) -> np.ndarray:
 
 def _cut_brain(array: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
   """Returns the largest thing that thin bridges do not tie to the scalp."""
-  tissue = array > _threshold(array)
+  tissue = tissue_mask(array)
   if not tissue.any():  # where the means of all blocks are equal
     return ~tissue
   box = bounds(tissue, margin=1)  # what follows is slow
@@ -68,9 +68,14 @@ def _cut_brain(array: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
 def _head(image: np.ndarray) -> np.ndarray:
   """Returns bool[X,Y], all of the head that a 2-D image shows."""
   spacing_mm = np.full(2, IMAGE_MM / max(image.shape))
-  tissue = _closed(image > _threshold(image), spacing_mm)
+  tissue = _closed(tissue_mask(image), spacing_mm)
   # Order matters: filled first, the scalp's ring is the largest, brain and all.
   return _largest(_filled(tissue[..., None])[..., 0])
+
+
+def tissue_mask(array: np.ndarray) -> np.ndarray:
+  """Returns bool[...], what is brighter than air and bone; brain and scalp."""
+  return array > _threshold(array)
 
 
 def _threshold(array: np.ndarray) -> float:

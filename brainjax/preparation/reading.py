@@ -35,6 +35,7 @@ _JPEG = (".jpg", ".jpeg")
 _PICTURES = (".png", *_JPEG)
 _MATLAB_IMAGE = "cjdata/image"
 _MATLAB_MASK = "cjdata/tumorMask"
+_MEND_SPACING = "mend the header, or give the manifest's spacing_mm"
 _MAX_DEFLATE = 1032  # what a byte of gzip can hold at most, in bytes
 # What the libraries raise when a file is not what its name says.
 _DAMAGED = (
@@ -51,17 +52,22 @@ _DAMAGED = (
 )
 
 
-def read_volume(files: Sequence[pathlib.Path]) -> Volume:
+def read_volume(
+  files: Sequence[pathlib.Path], spacing_mm: Sequence[float] | None = None
+) -> Volume:
   """Reads a scan.
 
   Args:
     files: One NIfTI file, or 2-D images in slice order.
+    spacing_mm: Of the voxels along the file's axes, where its header is wrong.
 
   Raises:
     ScanError: A file is missing, damaged, or no scan of a head.
   """
   if _is_nifti(files):
-    volume = volume_of(*_read_nifti(files[0]))
+    volume = volume_of(*_read_nifti(files[0], spacing_mm))
+  elif spacing_mm is not None:
+    raise ScanError(files[0], "2-D images take no spacing_mm; leave it empty")
   else:
     images = [_read_image(file, _MATLAB_IMAGE) for file in files]
     volume = volume_of_images(images)
@@ -75,12 +81,17 @@ def read_volume(files: Sequence[pathlib.Path]) -> Volume:
   return volume
 
 
-def read_mask(files: Sequence[pathlib.Path], volume: Volume) -> np.ndarray:
+def read_mask(
+  files: Sequence[pathlib.Path],
+  volume: Volume,
+  spacing_mm: Sequence[float] | None = None,
+) -> np.ndarray:
   """Reads the tumour mask of a scan.
 
   Args:
     files: As the scan's files; MATLAB files hold both.
     volume: The scan.
+    spacing_mm: As that of the scan.
 
   Returns:
     bool[X,Y,Z] on the grid of `volume.array`: what is above zero or, of a
@@ -101,7 +112,7 @@ def read_mask(files: Sequence[pathlib.Path], volume: Volume) -> np.ndarray:
     ]
     stack = volume_of_images([i.astype(np.float32) for i in inside])
     return stack.array > 0.5
-  mask = volume_of(*_read_nifti(file))
+  mask = volume_of(*_read_nifti(file, spacing_mm))
   if volume.affine is None or mask.affine is None:
     raise ScanError(file, "the mask of 2-D images must be 2-D images too")
   if mask.array.shape != volume.array.shape:
@@ -131,8 +142,10 @@ def _is_nifti(files: Sequence[pathlib.Path]) -> bool:
   return any(nifti)
 
 
-def _read_nifti(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-  """Reads f32 voxels in the file's order, and the file's affine."""
+def _read_nifti(
+  file: pathlib.Path, spacing_mm: Sequence[float] | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Reads f32 voxels in the file's order, and their affine."""
   try:
     image = nib.load(file)  # the header only
   except _DAMAGED as error:
@@ -167,11 +180,31 @@ def _read_nifti(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         pass
   except _DAMAGED as error:
     raise ScanError(file, f"damaged: {error}") from error
-  if header["sform_code"] == 0 and not header["pixdim"][1:4].all():
-    raise ScanError(file, "a spacing of 0 mm; mend the header")
   affine = np.array(image.affine, np.float64)
+  if spacing_mm is not None:
+    affine = _respaced(affine, shape[:3], np.array(spacing_mm))
+  elif header["sform_code"] == 0 and not header["pixdim"][1:4].all():
+    raise ScanError(file, f"a spacing of 0 mm; {_MEND_SPACING}")
   _check_affine(file, affine)
   return _finite(file, array.reshape(shape[:3])), affine
+
+
+def _respaced(
+  affine: np.ndarray, shape: Sequence[int], spacing_mm: np.ndarray
+) -> np.ndarray:
+  """Returns the affine with other voxel sizes, around the volume's centre."""
+  lengths = affines.voxel_sizes(affine)
+  # Of an axis that the header gives no direction, the file's order is all
+  # there is to know.
+  known = np.isfinite(lengths) & (lengths > 0)
+  directions = np.where(known, affine[:3, :3] / np.where(known, lengths, 1), 0)
+  directions = np.where(known, directions, np.eye(3))
+  middle = (np.array(shape) - 1) / 2
+  centre = affine[:3, :3] @ middle + affine[:3, 3]
+  respaced = np.eye(4)
+  respaced[:3, :3] = directions * spacing_mm
+  respaced[:3, 3] = np.nan_to_num(centre) - respaced[:3, :3] @ middle
+  return respaced
 
 
 def _read_image(file: pathlib.Path, matlab_field: str) -> np.ndarray:
@@ -232,7 +265,7 @@ def _check_affine(file: pathlib.Path, affine: np.ndarray) -> None:
   # Also False for NaN.
   if not np.all((spacing >= low) & (spacing <= high)):
     raise ScanError(
-      file, f"voxels of {spacing.round(3).tolist()} mm; mend the header"
+      file, f"voxels of {spacing.round(3).tolist()} mm; {_MEND_SPACING}"
     )
   volume = abs(np.linalg.det(affine[:3, :3] / spacing))
   if not volume > 1e-3 or not np.isfinite(affine).all():

@@ -1,59 +1,106 @@
 """One scan -> one record: what preparation does, in its order."""
 
-from collections.abc import Mapping
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from brainjax import InputError, records
-from brainjax.cohort.manifest import Manifest, image_files
-from brainjax.preparation import brain_mask, intensity, region, slices
+from brainjax.cohort.manifest import Manifest, image_files, spacing_mm
+from brainjax.config import leaf_fields
+from brainjax.preparation import (
+  bias_field,
+  brain_mask,
+  intensity,
+  region,
+  slices,
+)
 from brainjax.preparation.reading import read_mask, read_volume
-from brainjax.preparation.volume import ScanError
+from brainjax.preparation.volume import ScanError, Volume, aligned
 
+# What a brain measures along each axis; an acquired part of it, or a child's,
+# may be less, which is why this is a warning.
+BRAIN_MM = (60.0, 260.0)
+_AXES = ("left to right", "back to front", "bottom to top")
 _CHOICES = {
+  "bias_field.method": ("sitk", "none"),
   "plane": ("axial", "coronal", "sagittal"),
   "crop": ("brain", "none"),
   "slices": ("all", "uniform", "every"),
   "dtype": ("u8", "i16"),
 }
 _AT_LEAST_ONE = ("height", "width", "num_slices", "shard_scans")
-_POSITIVE = ("every_mm", "intensity_limit")
+_POSITIVE = (
+  "bias_field.grid_mm",
+  "bias_field.tolerance",
+  "every_mm",
+  "intensity_limit",
+)
+FitField = Callable[[pathlib.Path, Volume], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """A scan, prepared.
+
+  Attributes:
+    record: The record.
+    warnings: What is suspicious in its files, a sentence each.
+  """
+
+  record: records.Record
+  warnings: tuple[str, ...]
 
 
 def prepare_scan(
   manifest: Manifest,
   row: Mapping[str, str],
   config: Any,
-) -> records.Record:
+  *,
+  fit_field: FitField | None = None,
+) -> Prepared:
   """Prepares the scan of one row; it writes nothing.
+
+  The first modality that is there gives the grid, the brain and the region;
+  the others are brought onto its grid by their scanner coordinates.
 
   Args:
     manifest: The manifest.
     row: One of its rows.
     config: The section `preparation` of the config.
+    fit_field: `(file, volume) -> lattice` of the bias field, in place of
+      `fit_field_of(config)`; for who keeps them.
 
   Raises:
     InputError: The scan cannot be prepared; names the file.
   """
-  modality = modality_of(manifest, config)
-  files = image_files(manifest, row, modality)
-  if not files:
+  modalities = modalities_of(manifest, config)
+  files = {name: image_files(manifest, row, name) for name in modalities}
+  present = [name for name in modalities if files[name]]
+  if not present:
     scan = f"{row['participant_id']} {row['session_id']}".strip()
-    raise ScanError(manifest.path, f"{scan} has no image in column {modality}")
-  volume = read_volume(files)
+    columns = " or ".join(modalities)
+    raise ScanError(manifest.path, f"{scan} has no image in column {columns}")
+  spacing = spacing_mm(row)
+  fit = fit_field or fit_field_of(config)
+  volumes: dict[str, Volume] = {}
+  for name in present:
+    volume = read_volume(files[name], spacing)
+    volumes[name] = _corrected(files[name][0], volume, config, fit)
+  first = present[0]
+  volume = volumes[first]
+  for name in present[1:]:
+    _check_kind(files[name][0], volumes[name], files[first][0], volume)
   mask_files = image_files(manifest, row, "mask")
-  tumour = read_mask(mask_files, volume) if mask_files else None
+  tumour = read_mask(mask_files, volume, spacing) if mask_files else None
   brain = brain_mask.brain_mask(volume)
-  values = volume.array[brain]
-  if values.min() == values.max():
-    raise ScanError(files[0], f"every voxel of the brain is {values[0]:g}")
-  mean, deviation = intensity.brain_statistics(values)
 
   known = volume.affine is not None
   if not known and config.slices == "every":
     raise ScanError(
-      files[0],
+      files[first][0],
       "2-D images have no spacing; set config.preparation.slices=uniform",
     )
   box = region.find_region(
@@ -65,10 +112,10 @@ def prepare_scan(
     height=config.height,
     width=config.width,
   )
-  spacing_mm = float(volume.spacing_mm[box.axes.slice])
+  slice_mm = float(volume.spacing_mm[box.axes.slice])
   index = slices.choose_slices(
     box.slices,
-    spacing_mm,
+    slice_mm,
     how=config.slices,
     num_slices=config.num_slices,
     every_mm=config.every_mm,
@@ -78,26 +125,48 @@ def prepare_scan(
     stack = slices.take_slices(array, box.axes, index)
     return stack.astype(np.float32, copy=False)
 
-  limit = config.intensity_limit
-  inside = taken(brain)
-  z = intensity.standardise(taken(volume.array), mean, deviation, limit)
-  share = slices.resample(inside, box)
+  share = slices.resample(taken(brain), box)
   in_brain = share >= 0.5
-  # The mean over the brain's part of a pixel: air does not darken its edge.
-  total = slices.resample(z * inside, box)
-  z = np.divide(total, share, out=np.zeros_like(share), where=in_brain)
-  codes, step = intensity.quantise(z, config.dtype, limit)
+  channels, landmarks = [], []
+  for name in modalities:
+    if name not in present:
+      channels.append(np.zeros_like(share))
+      landmarks.append(np.zeros(len(intensity.LANDMARK_PERCENTILES)))
+      continue
+    array, reached = aligned(volumes[name], volume)
+    inside = brain if reached is None else brain & reached
+    values = array[inside]
+    if 2 * len(values) < np.count_nonzero(brain):
+      raise ScanError(
+        files[name][0], f"it misses most of the brain of {files[first][0]}"
+      )
+    if values.min() == values.max():
+      raise ScanError(
+        files[name][0], f"every voxel of the brain is {values[0]:g}"
+      )
+    mean, deviation = intensity.brain_statistics(values)
+    limit = config.intensity_limit
+    z = intensity.standardise(taken(array), mean, deviation, limit)
+    # The mean over the brain's part of a pixel: air does not darken its edge.
+    total = slices.resample(z * taken(inside), box)
+    channels.append(
+      np.divide(total, share, out=np.zeros_like(share), where=in_brain)
+    )
+    landmarks.append(intensity.landmarks(values))
+  codes, step = intensity.quantise(
+    np.stack(channels, -1), config.dtype, config.intensity_limit
+  )
   mask = None
   if tumour is not None:
     mask = records.pack_bits(slices.resample(taken(tumour), box) >= 0.5)
-  return records.Record(
-    slices=codes[..., None],
+  record = records.Record(
+    slices=codes,
     scale=step,
-    positions_mm=((index - box.centre) * spacing_mm).astype(np.float32),
+    positions_mm=((index - box.centre) * slice_mm).astype(np.float32),
     positions_known=known,
-    present=np.ones(1, np.uint8),
+    present=np.array([name in present for name in modalities], np.uint8),
     brain_mask=records.pack_bits(in_brain),
-    landmarks=intensity.landmarks(values)[None],
+    landmarks=np.stack(landmarks).astype(np.float32),
     participant_id=row["participant_id"],
     session_id=row["session_id"],
     group_id=row["group_id"],
@@ -105,35 +174,100 @@ def prepare_scan(
     geometry=slices.geometry_of(volume, box, index),
     mask=mask,
   )
+  return Prepared(record, _warnings(volume, brain))
 
 
 def check_config(config: Any) -> None:
   """Raises `InputError` if a field of the section has no meaning."""
+  fields = leaf_fields(config)
   for name, legal in _CHOICES.items():
-    if config[name] not in legal:
+    if fields[name] not in legal:
       raise InputError(
-        f"config.preparation.{name}={config[name]}: choose one of"
+        f"config.preparation.{name}={fields[name]}: choose one of"
         f" {', '.join(legal)}"
       )
   for name in _AT_LEAST_ONE:
-    if config[name] < 1:
+    if fields[name] < 1:
       raise InputError(f"config.preparation.{name}: must be at least 1")
   for name in _POSITIVE:
-    if not config[name] > 0:
+    if not fields[name] > 0:
       raise InputError(f"config.preparation.{name}: must be above 0")
   if not config.margin_mm >= 0:
     raise InputError("config.preparation.margin_mm: must not be negative")
+  iterations = config.bias_field.iterations
+  if not iterations or not all(
+    isinstance(n, int) and n > 0 for n in iterations
+  ):
+    raise InputError(
+      "config.preparation.bias_field.iterations: must be whole numbers above 0,"
+      " one a level, e.g. (50,50,50,50)"
+    )
 
 
-def modality_of(manifest: Manifest, config: Any) -> str:
-  """Returns the image column to prepare."""
+def modalities_of(manifest: Manifest, config: Any) -> tuple[str, ...]:
+  """Returns the image columns to prepare, in channel order."""
   columns = manifest.modalities
-  if config.modality in columns:
-    return config.modality
-  if not config.modality and len(columns) == 1:
-    return columns[0]
-  wrong = "choose" if not config.modality else f"no {config.modality!r}; choose"
-  raise InputError(
-    f"{manifest.path}: its image columns are {', '.join(columns)}; {wrong} one"
-    " with --config.preparation.modality"
+  wanted = tuple(config.modalities) or columns
+  if isinstance(config.modalities, str):
+    wanted = (config.modalities,)
+  for name in wanted:
+    if name not in columns or wanted.count(name) > 1:
+      wrong = "no" if name not in columns else "twice"
+      raise InputError(
+        f"{manifest.path}: its image columns are {', '.join(columns)};"
+        f" {wrong} {name!r}; choose among them with"
+        " --config.preparation.modalities"
+      )
+  return wanted
+
+
+def fit_field_of(config: Any) -> FitField:
+  """Returns the estimator of the bias field that the config asks for."""
+  settings = config.bias_field
+  return lambda file, volume: bias_field.fit_bias_field(
+    volume,
+    grid_mm=settings.grid_mm,
+    iterations=settings.iterations,
+    tolerance=settings.tolerance,
+  )
+
+
+def _corrected(
+  file: pathlib.Path, volume: Volume, config: Any, fit: FitField
+) -> Volume:
+  """Removes the bias field; 2-D images are left as they are."""
+  if config.bias_field.method == "none" or volume.affine is None:
+    return volume
+  grid_mm = config.bias_field.grid_mm
+  field = bias_field.bias_field(fit(file, volume), volume, grid_mm=grid_mm)
+  return dataclasses.replace(volume, array=volume.array / field)
+
+
+def _check_kind(
+  file: pathlib.Path, volume: Volume, first_file: pathlib.Path, first: Volume
+) -> None:
+  """Refuses 2-D images beside a volume, or beside images of other sizes."""
+  if volume.image_shapes != first.image_shapes:
+    raise ScanError(
+      file,
+      f"it does not match {first_file}: 2-D images of several modalities must"
+      " be as many and of the same size",
+    )
+
+
+def _warnings(volume: Volume, brain: np.ndarray) -> tuple[str, ...]:
+  """Says where the brain has an impossible size."""
+  if volume.affine is None:
+    return ()
+  low, high = BRAIN_MM
+  box = brain_mask.bounds(brain)
+  header = " x ".join(f"{s:.3g}" for s in volume.spacing_mm)
+  return tuple(
+    f"the brain spans {extent_mm:.0f} mm from {axis}, not {low:.0f} to"
+    f" {high:.0f}: the voxels, {header} mm, may be false; give true ones in the"
+    " manifest's column spacing_mm"
+    for axis, side, spacing in zip(_AXES, box, volume.spacing_mm, strict=True)
+    if not low
+    <= (extent_mm := (side.stop - side.start) * float(spacing))
+    <= high
   )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import skimage.transform
 from nibabel import affines, orientations
+from scipy import ndimage
 
 from brainjax import InputError
 
@@ -98,3 +99,39 @@ def volume_of_images(images: Sequence[np.ndarray]) -> Volume:
     ras_from_file=ornt,
     image_shapes=tuple(image.shape for image in images),
   )
+
+
+def aligned(
+  volume: Volume, reference: Volume
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """Brings a volume onto the grid of another by their scanner coordinates.
+
+  Nothing is registered: the participant must not have moved in between.
+
+  Args:
+    volume: Of the same participant and session.
+    reference: The grid; like `volume` a volume, or 2-D images of one size.
+
+  Returns:
+    f32[X,Y,Z] on the grid of `reference`, by linear interpolation, and
+    bool[X,Y,Z], where the volume reaches; None if it reaches everywhere.
+  """
+  if volume.affine is None or reference.affine is None:
+    return volume.array, None
+  shape = reference.array.shape
+  if volume.array.shape == shape:
+    corners = np.array([[0, 0, 0, 1], [*shape, 1]]).T
+    shift_mm = np.abs((volume.affine - reference.affine) @ corners).max()
+    if shift_mm < 0.1 * reference.spacing_mm.min():
+      return volume.array, None
+  to_volume = np.linalg.solve(volume.affine, reference.affine)
+
+  def sample(array: np.ndarray) -> np.ndarray:
+    sampled = np.empty(shape, np.float32)
+    ndimage.affine_transform(
+      array, to_volume[:3, :3], to_volume[:3, 3], output=sampled, order=1
+    )
+    return sampled
+
+  reached = sample(np.ones(volume.array.shape, np.float32)) > 0.999
+  return sample(volume.array), reached

@@ -172,10 +172,19 @@ def make_eval_step(
 
 
 def dequantise(batch: Batch, zero_code: int) -> jax.Array:
-  """Returns f32[G,N,H,W,C] z-scores; filler slices are exactly 0."""
-  scale = jnp.take_along_axis(batch["scale"], batch["owner"], axis=1)
+  """Returns f32[G,N,H,W,C] z-scores.
+
+  Filler slices are exactly 0, and so are channels of a modality that a scan
+  lacks, whatever their codes are.
+  """
+  owner = batch["owner"]
+  scale = jnp.take_along_axis(batch["scale"], owner, axis=1)
   codes = batch["slices"].astype(jnp.float32) - zero_code
-  return codes * scale[:, :, None, None, None]
+  if "present" not in batch:
+    return codes * scale[:, :, None, None, None]
+  present = jnp.take_along_axis(batch["present"], owner[:, :, None], axis=1)
+  scale = scale[:, :, None] * present.astype(scale.dtype)
+  return codes * scale[:, :, None, None, :]
 
 
 def _model_inputs(batch: Batch) -> tuple[jax.Array, ...]:

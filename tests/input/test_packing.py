@@ -115,3 +115,30 @@ def test_scan_that_does_not_fit_is_refused(order, shape):
     packing.pack_batch(
       rows, make_scans().__getitem__, np.zeros(4, int), shape, **FACTS
     )
+
+
+def test_present_modalities_go_along_when_there_are_several():
+  scans = [
+    dataclasses.replace(
+      scan,
+      slices=scan.slices.repeat(2, -1),
+      landmarks=scan.landmarks.repeat(2, 0),
+      present=np.array(present, np.uint8),
+    )
+    for scan, present in zip(
+      make_scans(), [(1, 1), (0, 1), (1, 0), (1, 1)], strict=True
+    )
+  ]
+  rows = np.array([[2, 0, -1], [-1, 3, 1]], np.int32)
+  facts = {**FACTS, "slice_shape": (4, 5, 2)}
+  labels = np.zeros(4, np.int32)
+  batch = packing.pack_batch(rows, scans.__getitem__, labels, SHAPE, **facts)
+  nothing = [0, 0]
+  np.testing.assert_array_equal(
+    batch["present"],
+    [[[1, 0], [1, 1], nothing, nothing], [nothing, [1, 1], [0, 1], nothing]],
+  )
+  single = packing.pack_batch(
+    rows, make_scans().__getitem__, labels, SHAPE, **FACTS
+  )
+  assert "present" not in single

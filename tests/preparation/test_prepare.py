@@ -1,18 +1,22 @@
 import csv
 import itertools
+import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
+import nibabel as nib
 import numpy as np
 import pytest
 import tiny_head
 
 from brainjax import InputError, records
 from brainjax.cohort import manifest
-from brainjax.preparation import prepare
+from brainjax.preparation import bias_field, parts, prepare
 
 SETTINGS = tiny_head.settings(shard_scans=2)
 
@@ -29,7 +33,8 @@ def _hashes(out):
   return {
     file.name: records.sha256_of(file)
     for file in sorted(out.glob("[!.]*"))
-    if file.name != "manifest.csv"  # its paths are relative to the folder
+    if file.is_file()
+    and file.name != "manifest.csv"  # its paths are relative to the folder
   }
 
 
@@ -38,7 +43,7 @@ def test_folder_of_records_is_complete(tmp_path):
   (tmp_path / "c" / "p1.nii").write_text("no scan")
   out = tmp_path / "deep" / "records"
   summary = prepare.prepare(path, out, SETTINGS)
-  assert summary.num_records == 4 and not summary.already_done
+  assert summary.num_records == 4 and summary.counts == {"new": 5}
   assert [row["participant_id"] for row in summary.rejected] == ["p1"]
   assert summary.text == (
     f"prepared: 4 scans in {out}; 1 rejected, listed in {out}/rejected.csv"
@@ -54,7 +59,8 @@ def test_folder_of_records_is_complete(tmp_path):
   assert record_set.lengths.tolist() == [4] * 4
   assert record_set.slice_shape == (16, 16, 1)
   assert record_set.index["modalities"] == ["t1"]
-  assert record_set.index["preparation"] == SETTINGS.to_dict()
+  settings = json.loads(SETTINGS.to_json())
+  assert record_set.index["preparation"] == settings
   for shard in record_set.index["shards"]:
     assert records.sha256_of(out / shard["file"]) == shard["sha256"]
   assert [e["shard"] for e in record_set.index["records"]] == [0, 1, 1, 2]
@@ -103,14 +109,14 @@ def test_killed_before_or_after_any_file_it_ends_the_same(
   path = _cohort(tmp_path, count=4)
   wanted = tmp_path / "wanted"
   prepare.prepare(path, wanted, SETTINGS)
-  replace, prepare_scan = os.replace, prepare.prepare_scan
+  replace, prepare_scan = os.replace, parts.prepare_scan
   prepared = []
 
-  def counting(*args):
+  def counting(*args, **options):
     prepared.append(args)
-    return prepare_scan(*args)
+    return prepare_scan(*args, **options)
 
-  monkeypatch.setattr(prepare, "prepare_scan", counting)
+  monkeypatch.setattr(parts, "prepare_scan", counting)
   for life in itertools.count():
     done = []
 
@@ -135,75 +141,285 @@ def test_killed_before_or_after_any_file_it_ends_the_same(
       monkeypatch.setattr(os, "replace", replace)
     stale = out / ".preparation.json.partial"
     if (out / "parts").is_dir():
-      stale = out / "parts" / ".000003.safetensors.partial"
+      stale = out / "parts" / ".0.safetensors.partial"
     stale.write_text("half a file")
     summary = prepare.prepare(path, out, SETTINGS)
     assert summary.num_records == 3
     assert len(prepared) <= 5  # one scan twice at most
     assert _hashes(out) == _hashes(wanted)
     assert not (out / "parts").exists()
-  assert life == 2 * 15  # before and after each of 15 files
+  # Before and after each rename: of preparation.json, 7 files of 4 scans, 6
+  # new files, and those when they are moved in.
+  assert life == 2 * (1 + 7 + 6 + 6)
 
 
-def test_killed_process_ends_the_same(tmp_path):
-  path = _cohort(tmp_path, count=3, bad=())
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_killed_process_ends_the_same(tmp_path, num_workers):
+  path = _cohort(tmp_path, count=6, bad=())
   wanted, out = tmp_path / "wanted", tmp_path / "out"
   prepare.prepare(path, wanted, SETTINGS)
-  code = f"""
+  script = tmp_path / "main.py"
+  script.write_text(f"""
 import os, signal, sys
 sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
 import tiny_head
 from brainjax.preparation import prepare
-replace = os.replace
-def dying(source, target):
-  if target.name == "000001.safetensors":
-    os.kill(os.getpid(), signal.SIGKILL)
-  replace(source, target)
-os.replace = dying
-prepare.prepare({str(path)!r}, {str(out)!r}, tiny_head.settings(shard_scans=2))
-"""
-  process = subprocess.run([sys.executable, "-c", code], timeout=120)
+def dying(results, total):
+  for number, result in enumerate(results, 1):
+    yield result
+    if number == 3:
+      os.kill(os.getpid(), signal.SIGKILL)
+if __name__ == "__main__":
+  prepare.prepare(
+    {str(path)!r}, {str(out)!r}, tiny_head.settings(shard_scans=2),
+    num_workers={num_workers}, progress=dying,
+  )
+""")
+  process = subprocess.run([sys.executable, script], timeout=120)
   assert process.returncode == -signal.SIGKILL
-  left = {file.name for file in (out / "parts").iterdir()}
-  assert left == {
-    "000000.json",
-    "000000.safetensors",
-    ".000001.safetensors.partial",
-  }
-  prepare.prepare(path, out, SETTINGS)
+  assert len(list((out / "parts").glob("*.json"))) >= 3
+  summary = prepare.prepare(path, out, SETTINGS)
+  assert summary.counts["kept"] >= 3
   assert _hashes(out) == _hashes(wanted)
 
 
-def test_finished_set_is_left_as_it_is(tmp_path, monkeypatch):
+def test_killed_worker_is_named_and_loses_nothing(tmp_path, monkeypatch):
+  path, out = _cohort(tmp_path, count=4, bad=()), tmp_path / "out"
+  monkeypatch.setattr(parts, "prepare_row", _kill_worker)
+  with pytest.raises(InputError, match="killed, .*p2.*same command") as raised:
+    prepare.prepare(path, out, SETTINGS, num_workers=2)
+  assert "p0" not in str(raised.value)
+  monkeypatch.undo()
+  summary = prepare.prepare(path, out, SETTINGS, num_workers=2)
+  assert summary.num_records == 4 and summary.counts["kept"] >= 1
+
+
+prepare_row = parts.prepare_row
+
+
+def _kill_worker(job):
+  if job.manifest.rows[0]["participant_id"] == "p2":
+    # After the others, which take a few milliseconds.
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+  return prepare_row(job)
+
+
+def test_workers_end_with_their_parent(tmp_path):
+  script = tmp_path / "main.py"
+  script.write_text("""
+import os, signal, time
+from brainjax.preparation import workers
+def slow(job):
+  print("started", flush=True)
+  time.sleep(120)
+if __name__ == "__main__":
+  for _ in workers.run_jobs(slow, [0, 1], workers=2, name_of=str):
+    pass
+""")
+  with subprocess.Popen(
+    [sys.executable, script], stdout=subprocess.PIPE, text=True
+  ) as parent:
+    assert parent.stdout
+    for _ in range(2):
+      parent.stdout.readline()
+    parent.kill()
+    # The pipe is closed when the last process that holds it has ended.
+    assert parent.stdout.read() == ""
+
+
+def test_interrupt_does_not_wait_for_workers(tmp_path):
+  script = tmp_path / "main.py"
+  script.write_text("""
+import os, signal, time
+from brainjax.preparation import workers
+def slow(job):
+  if job:
+    time.sleep(60)
+if __name__ == "__main__":
+  for _ in workers.run_jobs(slow, [0, 1, 1], workers=2, name_of=str):
+    os.killpg(0, signal.SIGINT)  # as a terminal does
+""")
+  process = subprocess.run(
+    [sys.executable, script],
+    timeout=30,
+    start_new_session=True,
+    capture_output=True,
+    text=True,
+  )
+  assert process.returncode == -signal.SIGINT
+  assert process.stderr.count("Traceback") == 1  # the parent's
+
+
+def test_full_disk_loses_nothing(tmp_path):
+  path, out = _cohort(tmp_path, count=3, bad=()), tmp_path / "out"
+  sizes = []
+  wanted = tmp_path / "wanted"
+  prepare.prepare(path, wanted, SETTINGS)
+  sizes = [f.stat().st_size for f in wanted.iterdir() if f.is_file()]
+  script = tmp_path / "main.py"
+  script.write_text(f"""
+import resource, sys
+sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+import tiny_head
+from brainjax import InputError
+from brainjax.preparation import prepare
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+  prepare.prepare(
+    {str(path)!r}, {str(out)!r}, tiny_head.settings(shard_scans=2)
+  )
+except InputError as error:
+  print(error)
+""")
+  for limit in (2000, max(sizes) - 1):
+    process = subprocess.run(
+      [sys.executable, script, str(limit)],
+      timeout=60,
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+    assert process.stdout.count("\n") == 1
+    assert process.stdout.startswith(f"{out}: ")
+    assert "File too large" in process.stdout
+    assert "same command" in process.stdout
+    assert not list(out.rglob("*.partial"))
+  summary = prepare.prepare(path, out, SETTINGS)
+  assert summary.counts == {"kept": 3}
+  assert _hashes(out) == _hashes(wanted)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_finished_set_is_left_as_it_is(tmp_path, num_workers):
   path, out = _cohort(tmp_path), tmp_path / "records"
-  first = prepare.prepare(path, out, SETTINGS)
-  before = {f: f.stat().st_mtime_ns for f in out.iterdir()}
+  first = prepare.prepare(path, out, SETTINGS, num_workers=num_workers)
+  before = {f: f.stat().st_mtime_ns for f in out.glob("shard*")}
+  hashes = _hashes(out)
   (out / "parts").mkdir()  # killed just before the end
-  monkeypatch.setattr(prepare, "prepare_scan", lambda *_: pytest.fail("again"))
-  again = prepare.prepare(path, out, SETTINGS)
-  assert again.already_done and again.text.startswith("already prepared")
+  said = []
+  again = prepare.prepare(
+    path, out, SETTINGS, num_workers=num_workers, say=said.append
+  )
+  assert again.text.startswith("already prepared: 3 scans")
+  assert not said
   assert again.rejected == first.rejected
-  assert {f: f.stat().st_mtime_ns for f in out.iterdir()} == before
+  assert {f: f.stat().st_mtime_ns for f in out.glob("shard*")} == before
+  assert _hashes(out) == hashes
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_folder_of_other_settings_is_refused(tmp_path, finished):
+N4 = {"method": "sitk", "iterations": (2,)}
+
+
+def _again(path, out, *, shard_scans=2, **fields):
+  """Prepares once more; returns what was said, and the counts."""
+  settings = tiny_head.settings(shard_scans=shard_scans, **fields)
+  said = []
+  summary = prepare.prepare(path, out, settings, say=said.append)
+  fresh = out.with_name("fresh")
+  prepare.prepare(path, fresh, settings)
+  assert _hashes(fresh) == _hashes(out)
+  shutil.rmtree(fresh)
+  return said, summary.counts
+
+
+def test_changed_settings_redo_only_what_they_must(tmp_path, monkeypatch):
+  path, out = _cohort(tmp_path), tmp_path / "records"
+  prepare.prepare(path, out, tiny_head.settings(shard_scans=2, bias_field=N4))
+  fit, fitted = bias_field.fit_bias_field, []
+
+  def counting(volume, **options):
+    fitted.append(volume)
+    return fit(volume, **options)
+
+  monkeypatch.setattr(bias_field, "fit_bias_field", counting)
+  said, counts = _again(path, out, shard_scans=3, bias_field=N4)
+  assert said == [
+    "config.preparation.shard_scans was 2, is 3: the scans are kept, in other"
+    " shards"
+  ]
+  assert counts == {"kept": 4}
+  fitted.clear()
+  said, counts = _again(path, out, height=12, bias_field=N4)
+  assert said[0].startswith("config.preparation.height was 16, is 12; ")
+  assert said[0].endswith(
+    "every scan is prepared again, its bias field is kept"
+  )
+  assert counts == {"with changed settings": 4}
+  assert len(fitted) == 3  # for the fresh folder
+  fitted.clear()
+  said, counts = _again(path, out, bias_field=N4 | {"tolerance": 0.5})
+  assert "bias_field.tolerance was 0.001, is 0.5" in said[0]
+  assert said[0].endswith("every scan is prepared again")
+  assert len(fitted) == 6
+  assert len(list((out / "bias_fields").iterdir())) == 3
+
+
+def test_changed_scans_alone_are_prepared_again(tmp_path):
   path, out = _cohort(tmp_path), tmp_path / "records"
   prepare.prepare(path, out, SETTINGS)
-  if not finished:
-    (out / "index.json").unlink()
-  other = tiny_head.settings(shard_scans=2, height=8, plane="coronal")
-  with pytest.raises(InputError, match="another --out") as raised:
-    prepare.prepare(path, out, other)
-  message = str(raised.value)
-  assert message.startswith(f"{out}: ")
-  assert "config.preparation.height was 16, is 8" in message
-  assert "config.preparation.plane was 'axial', is 'coronal'" in message
-  assert "width" not in message
-  with open(path, "a") as file:
-    file.write("\n")
-  with pytest.raises(InputError, match=r"content of manifest\.csv changed"):
-    prepare.prepare(path, out, SETTINGS)
+  shutil.copy(tmp_path / "cohort" / "p3.nii", tmp_path / "cohort" / "p1.nii")
+  said, counts = _again(path, out)
+  assert (said, counts) == ([], {"kept": 3, "with changed files": 1})
+  study = manifest.read_manifest(path)
+  rows = [dict(row) for row in study.rows]
+  rows[0]["label"] = "normal"
+  rows[2]["spacing_mm"] = "10;10;12"
+  del rows[3]
+  rows.append(rows[0] | {"participant_id": "new", "t1": "new.nii"})
+  shutil.copy(tmp_path / "cohort" / "p0.nii", tmp_path / "cohort" / "new.nii")
+  manifest.write_manifest(path, rows, [*study.columns, "spacing_mm"])
+  said, counts = _again(path, out)
+  assert len(said) == 1 and said[0].startswith("manifest.csv changed")
+  assert counts == {"kept": 2, "with another spacing_mm": 1, "new": 1}
+  record_set = records.RecordSet(out)
+  assert record_set[0].label == record_set.rows[0]["label"] == "normal"
+  spacing = record_set[2].geometry["file_spacing_mm"]
+  np.testing.assert_allclose(spacing, [10, 10, 12])
+
+
+def test_earlier_records_stay_until_the_new_ones_are_there(tmp_path):
+  path, out = _cohort(tmp_path), tmp_path / "records"
+  prepare.prepare(path, out, SETTINGS)
+  before = _hashes(out)
+  del before["preparation.json"]
+
+  def stopping(results, total):
+    yield next(iter(results))
+    raise KeyboardInterrupt
+
+  other = tiny_head.settings(shard_scans=2, height=12)
+  with pytest.raises(KeyboardInterrupt):
+    prepare.prepare(path, out, other, progress=stopping)
+  after = _hashes(out)
+  del after["preparation.json"]
+  assert before == after and len(records.RecordSet(out)) == 3
+  # And back again: nothing is lost by the detour.
+  assert prepare.prepare(path, out, SETTINGS).counts == {"kept": 4}
+
+
+def test_suspicious_scans_are_listed(tmp_path):
+  path = tiny_head.write_scans(tmp_path / "c", count=2)
+  array = nib.load(tmp_path / "c" / "p1.nii").get_fdata().copy()
+  thin = nib.Nifti1Image(array, np.diag([12, 12, 1, 1]))
+  nib.save(thin, tmp_path / "c" / "p1.nii")
+  out = tmp_path / "records"
+  summary = prepare.prepare(path, out, SETTINGS)
+  assert summary.text.endswith(f"; 1 warnings, listed in {out}/warnings.csv")
+  (row,) = summary.warnings
+  assert row["participant_id"] == "p1"
+  assert "mm from bottom to top, not 60 to 260" in row["warning"]
+  assert "12 x 12 x 1 mm" in row["warning"]
+  study = manifest.read_manifest(path)
+  rows = [dict(row) for row in study.rows]
+  rows[1]["spacing_mm"] = "12;12;12"
+  manifest.write_manifest(path, rows, [*study.columns, "spacing_mm"])
+  summary = prepare.prepare(path, out, SETTINGS)
+  assert not summary.warnings
+  assert summary.counts == {"kept": 1, "with another spacing_mm": 1}
+  first, second = records.RecordSet(out)
+  assert first.geometry["row"] == second.geometry["row"]
 
 
 def test_folder_of_something_else_is_refused(tmp_path):
@@ -254,11 +470,11 @@ def test_shards_do_not_change_the_records(tmp_path):
 def test_progress_sees_every_row(tmp_path):
   seen = []
 
-  def progress(rows):
-    assert len(rows) == 4
-    for row in rows:
-      yield row
-      seen.append(row)
+  def progress(rows, total):
+    assert total == 4
+    for index, done in rows:
+      yield index, done
+      seen.append(index)
 
   prepare.prepare(
     _cohort(tmp_path), tmp_path / "out", SETTINGS, progress=progress

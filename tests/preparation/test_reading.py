@@ -186,8 +186,36 @@ def test_zero_spacing_is_not_taken_for_one_millimetre(tmp_path):
   file = _save(tmp_path / "a.nii", _array())
   _patched(file, 80, np.float32([0]).tobytes())  # pixdim of the first axis
   _patched(file, 252, np.int16([0, 0]).tobytes())  # neither qform nor sform
-  with pytest.raises(ScanError, match="spacing of 0 mm"):
+  with pytest.raises(ScanError, match=r"spacing of 0 mm; .*spacing_mm"):
     reading.read_volume([file])
+  volume = reading.read_volume([file], (0.5, 0.5, 4.0))
+  np.testing.assert_allclose(volume.spacing_mm, [0.5, 0.5, 4])
+
+
+@pytest.mark.parametrize("codes", ["RAS", "SLP"])
+def test_given_spacing_replaces_the_headers(tmp_path, codes):
+  ornt = nib.orientations.axcodes2ornt(codes)
+  affine = nib.orientations.inv_ornt_aff(ornt, SHAPE)
+  file = _save(tmp_path / "a.nii", _array(), affine)
+  plain = reading.read_volume([file])
+  given = np.array([0.5, 0.7, 4.0])  # along the file's axes
+  volume = reading.read_volume([file], given)
+  np.testing.assert_array_equal(volume.array, plain.array)
+  np.testing.assert_allclose(
+    volume.spacing_mm[volume.ras_from_file[:, 0]], given
+  )
+  middle = [*(np.array(plain.array.shape) - 1) / 2, 1]
+  np.testing.assert_allclose(volume.affine @ middle, plain.affine @ middle)
+  mask = reading.read_mask([file], volume, given)
+  assert mask.shape == volume.array.shape
+  with pytest.raises(ScanError, match="mm off the image"):
+    reading.read_mask([file], volume)
+
+
+def test_2d_images_take_no_spacing(tmp_path):
+  scan = _write_matlab(tmp_path / "a.mat", image=np.arange(24).reshape(6, 4))
+  with pytest.raises(ScanError, match=r"a\.mat: .*spacing_mm"):
+    reading.read_volume([scan], (1.0, 1.0, 1.0))
 
 
 def test_a_bomb_is_refused_before_it_is_read(tmp_path, monkeypatch):

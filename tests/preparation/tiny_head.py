@@ -60,5 +60,7 @@ def settings(**fields):
   section = config.get_config().preparation
   section.height = section.width = 16
   section.num_slices = 4
+  section.bias_field.method = "none"
+  section.bias_field.update(fields.pop("bias_field", {}))
   section.update(fields)
   return section

@@ -58,6 +58,22 @@ def test_dequantise_uses_the_scale_of_each_scan(cohort, tmp_path):
   np.testing.assert_array_equal(values[filler], 0)
 
 
+def test_dequantise_masks_absent_modalities(cohort, tmp_path):
+  run = make_run(cohort, tmp_path)
+  batch = make_batch(run, [padded(run, [0, 1])])
+  plain = step.dequantise(batch, 127)
+  batch["slices"] = batch["slices"].repeat(2, -1)
+  present = np.zeros((1, run.shape.rows + 1, 2), np.uint8)
+  present[0, :2] = [[1, 0], [0, 1]]
+  masked = step.dequantise({**batch, "present": present}, 127)
+  first, second = (batch["owner"] == row for row in range(2))
+  np.testing.assert_array_equal(masked[first, ..., :1], plain[first])
+  np.testing.assert_array_equal(masked[second, ..., 1:], plain[second])
+  assert np.abs(plain[first]).max() > 0
+  for absent in (masked[first, ..., 1], masked[second, ..., 0]):
+    np.testing.assert_array_equal(absent, 0)
+
+
 def test_loss_falls_on_a_fixed_batch(cohort, tmp_path):
   still = ("rotation_degrees", "scale", "translation")
   run = make_run(
