@@ -55,11 +55,18 @@ def _cut_brain(array: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
     return ~tissue
   box = bounds(tissue, margin=1)  # what follows is slow
   tissue = tissue[box]
-  depth = _distance(tissue, spacing_mm)
+  # The scalp of a slice far above the next lies right over the brain there,
+  # with no bone in between: such a step is a bridge, as is the volume's end.
+  near_mm = np.minimum(spacing_mm, max(GRID_MM, np.median(spacing_mm)))
+  ends = [(int(n < s),) * 2 for n, s in zip(near_mm, spacing_mm, strict=True)]
+  inner = tuple(
+    slice(w, w + n) for (w, _), n in zip(ends, tissue.shape, strict=True)
+  )
+  depth = _distance(np.pad(tissue, ends), near_mm)[inner]
   radius = min(BRIDGE_MM, 0.5 * depth.max())
   # A scalp may have the larger volume, but not the larger depth.
   core = _largest(depth > radius, depth)
-  far = _distance(~core, spacing_mm)
+  far = _distance(~core, near_mm)
   brain = np.zeros(array.shape, bool)
   brain[box] = _closed(_largest(tissue & (far <= radius)), spacing_mm)
   return _filled(brain)

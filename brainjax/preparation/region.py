@@ -9,6 +9,9 @@ import numpy as np
 
 from brainjax.preparation.brain_mask import bounds
 
+# Of the largest area of brain on a slice; at the ends there are only specks.
+SMALLEST_AREA = 0.05
+
 
 class Axes(NamedTuple):
   """RAS axes that rows (towards its low end), columns and slices run along."""
@@ -70,8 +73,9 @@ def find_region(
   """Finds the box, whose pixels are square in millimetres.
 
   In-plane the box has the aspect ratio of a slice; where that takes it out of
-  the volume there is background. 2-D images are cropped to what all of them
-  need, and none is left out.
+  the volume there is background. Slices with less than a twentieth of the
+  largest one's brain are left out at the ends. 2-D images are cropped to what
+  all of them need, and none is left out.
 
   Args:
     mask: bool[X,Y,Z], the brain; not empty.
@@ -99,14 +103,16 @@ def find_region(
     step = sign * pixel_mm / spacing_mm[axis]
     return float(middle[axis] - step * (count - 1) / 2), float(step)
 
-  along = whole[axes.slice] if plane is None else box[axes.slice]
-  has_brain = mask.any((axes.row, axes.column)) | (plane is None)
+  area = np.count_nonzero(mask, (axes.row, axes.column))
+  smallest = 0 if plane is None else SMALLEST_AREA * area.max()
+  shown = np.flatnonzero(area >= smallest)
+  along = range(int(shown[0]), int(shown[-1]) + 1)
   return Region(
     plane=plane,
     height=height,
     width=width,
     row=line(axes.row, height, -1),
     column=line(axes.column, width, 1),
-    slices=range(along.start, along.stop),
-    centre=float(np.flatnonzero(has_brain).mean()),
+    slices=range(len(area)) if crop == "none" else along,
+    centre=float(shown.mean()),
   )

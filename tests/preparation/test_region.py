@@ -79,6 +79,17 @@ def test_planes_take_their_axes(plane, axes):
   assert np.mean(_edges(box.column, 10)) == pytest.approx(middles[axes[1]])
 
 
+@pytest.mark.parametrize(("side", "first"), [(4, 3), (5, 2)])
+def test_slices_of_specks_are_left_out(side, first):
+  mask = _mask((40, 40, 12), (10, 30), (10, 30), (3, 9))
+  mask[10 : 10 + side, 10:14, 2] = True  # of 400 voxels, 16 or 20
+  box = _find(mask, (1.0, 1.0, 1.0))
+  assert box.slices == range(first, 9)
+  assert box.centre == (first + 8) / 2
+  # In-plane, nothing of them is.
+  assert _edges(box.row, 10) == pytest.approx([9.5, 29.5])
+
+
 def test_no_image_of_a_set_is_left_out():
   mask = _mask((20, 20, 6), (5, 15), (5, 15), (4, 6))
   box = _find(mask, (1.0, 1.0, 1.0), plane=None)
