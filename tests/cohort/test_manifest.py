@@ -1,9 +1,14 @@
 import os
+import pathlib
+import shutil
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from brainjax import InputError
 from brainjax.cohort import manifest
+from brainjax.cohort.layouts import LAYOUTS
 
 GOOD = """participant_id,label,t1,note
 p1,normal,a.nii.gz,first
@@ -106,6 +111,33 @@ p1,3,glioma,c.nii.gz
     "",
     "glioma",
   ]
+
+
+@pytest.mark.parametrize(
+  "cell, value",
+  [("0.86;0.86;5.5", (0.86, 0.86, 5.5)), (" 1; 1 ;2", (1.0, 1.0, 2.0))],
+)
+def test_a_row_may_give_the_true_spacing(folder, cell, value):
+  text = f"participant_id,label,t1,spacing_mm\np1,,a.nii.gz,{cell}\n"
+  first, second = read(folder, text + "p2,,b.nii.gz,\n").rows
+  assert manifest.spacing_mm(first) == value
+  assert manifest.spacing_mm(second) is None
+  assert manifest.spacing_mm({}) is None
+
+
+@pytest.mark.parametrize(
+  "cell",
+  ["1;1", "1;1;1;1", "1", "1;1;", "1;1;0", "1;1;-1", "1;1;nan", "1;1;inf"]
+  + ["1x1x1", "1;1;1 mm", "1,0;1,0;5,5", "1,1,1"],
+)
+def test_any_other_spacing_is_refused(folder, cell):
+  text = (
+    "participant_id,label,t1,spacing_mm\np1,,a.nii.gz,1;1;1\n"
+    f'p2,,b.nii.gz,"{cell}"\n'
+  )
+  message = f"cohort.csv, line 3, column spacing_mm: '{cell}' is not"
+  with pytest.raises(InputError, match=message):
+    read(folder, text)
 
 
 HEADER = "participant_id,session_id,group_id,label,t1,t2,mask,split,fold\n"
@@ -229,3 +261,53 @@ def test_the_folder_of_a_manifest_is_made(folder):
   result = manifest.read_manifest(file)
   (image,) = manifest.image_files(result, result.rows[0], "t1")
   assert os.path.samefile(image, folder / "a.nii.gz")
+
+
+def test_a_written_manifest_can_be_put_elsewhere(folder):
+  file = folder / "cohort.csv"
+  file.write_text(
+    "participant_id,label,t1,mask,note\n"
+    f"p1,glioma,a.nii.gz; {folder}/b.nii.gz,m.nii.gz,first\n"
+    "p2,normal,sub/../c.nii.gz,,\n"
+  )
+  rows, columns = LAYOUTS["manifest"](file)
+  copy = folder / "sub" / "deeper" / "copy.csv"
+  manifest.write_manifest(copy, rows, columns)
+  before, after = manifest.read_manifest(file), manifest.read_manifest(copy)
+  assert after.columns == before.columns
+  for old, new in zip(before.rows, after.rows, strict=True):
+    for name in ("t1", "mask"):
+      resolved = [
+        [image.resolve() for image in manifest.image_files(of, row, name)]
+        for of, row in ((before, old), (after, new))
+      ]
+      assert resolved[0] == resolved[1]
+      assert not new.pop(name).startswith("/")
+      del old[name]
+    assert new == old
+
+
+def test_a_wrong_manifest_is_not_put_elsewhere(folder):
+  file = folder / "cohort.csv"
+  file.write_text(GOOD.replace("b.nii.gz", "missing.nii"))
+  with pytest.raises(InputError, match="line 3, column t1: .*missing.nii"):
+    LAYOUTS["manifest"](file)
+
+
+def test_the_manifest_of_real_scans_with_a_false_header(data_root, tmp_path):
+  scans = data_root / "gbm_progression" / "01"
+  (tmp_path / "01").symlink_to(scans)
+  given = pathlib.Path(__file__).parent / "gbm_progression.csv"
+  shutil.copy(given, tmp_path / given.name)
+  result = manifest.read_manifest(tmp_path / given.name)
+  assert result.modalities == ("t1c",)
+  visits = [(row["session_id"], row["label"]) for row in result.rows]
+  assert visits == [("pre", "glioma"), ("post", "glioma")]
+  for row in result.rows:
+    (image,) = manifest.image_files(result, row, "t1c")
+    (mask,) = manifest.image_files(result, row, "mask")
+    shape = nib.load(image).shape
+    assert nib.load(mask).shape == shape
+    extent = np.multiply(shape, manifest.spacing_mm(row))
+    # Of a head and some air; the header makes it 24 mm high.
+    assert np.all((extent > 120) & (extent < 260))

@@ -39,10 +39,10 @@ def read_folders(
   top = pathlib.Path(os.path.abspath(root))
   if not top.is_dir():
     raise InputError(f"{root}: no such folder; expected {_EXPECTED}")
-  classes = [path for path in _visible(top) if path.is_dir()]
+  classes = [path for path in visible(top) if path.is_dir()]
   if not classes:
     raise InputError(
-      f"{root}: holds {_found(top)} and no class folder; expected {_EXPECTED}"
+      f"{root}: holds {found(top)} and no class folder; expected {_EXPECTED}"
     )
   image_of: dict[str, pathlib.Path] = {}
   rows = []
@@ -50,7 +50,7 @@ def read_folders(
     images = _images(folder)
     if not images:
       raise InputError(
-        f"{folder}: no NIfTI file, but {_found(folder)}; expected {_EXPECTED}"
+        f"{folder}: no NIfTI file, but {found(folder)}; expected {_EXPECTED}"
       )
     for participant, image in images:
       other = image_of.setdefault(participant, image)
@@ -73,12 +73,12 @@ def read_folders(
 def _images(folder: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
   """Returns (participant_id, file) of each scan of a class."""
   images = []
-  for path in _visible(folder):
+  for path in visible(folder):
     if path.is_dir():
-      inside = [file for file in _visible(path) if _is_nifti(file)]
+      inside = [file for file in visible(path) if _is_nifti(file)]
       if len(inside) != 1:
         raise InputError(
-          f"{path}: {len(inside)} NIfTI files, among {_found(path)}; a"
+          f"{path}: {len(inside)} NIfTI files, among {found(path)}; a"
           " participant's folder must hold one"
         )
       images.append((path.name, inside[0]))
@@ -91,16 +91,24 @@ def _is_nifti(path: pathlib.Path) -> bool:
   return path.is_file() and _NIFTI.search(path.name) is not None
 
 
-def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns what is in a folder, sorted, without hidden and system entries."""
-  entries = sorted(folder.iterdir())
+def visible(folder: pathlib.Path, prefix: str = "") -> list[pathlib.Path]:
+  """Returns what is in a folder, sorted, without hidden and system entries.
+
+  Args:
+    folder: The folder.
+    prefix: Of the names wanted.
+  """
   return [
-    path for path in entries if not path.name.startswith((".", "__MACOSX"))
+    path
+    for path in sorted(folder.iterdir())
+    if path.name.startswith(prefix)
+    and not path.name.startswith((".", "__MACOSX"))
   ]
 
 
-def _found(folder: pathlib.Path) -> str:
-  names = [path.name for path in _visible(folder)]
+def found(folder: pathlib.Path) -> str:
+  """Says in a few words what is in a folder."""
+  names = [path.name for path in visible(folder)]
   if len(names) > 3:
     names[3:] = [f"... ({len(names)} in all)"]
   return ", ".join(names) or "nothing"
