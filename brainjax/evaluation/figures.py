@@ -1,4 +1,4 @@
-"""Pictures of a run: curves, a confusion matrix and slices of a scan.
+"""Pictures of a run: curves and a confusion matrix.
 
 Every function returns a matplotlib `Figure` that no global state knows of.
 Figures are drawn narrow, so that their text stays readable on a phone.
@@ -13,13 +13,12 @@ import matplotlib
 import numpy as np
 import sklearn.metrics
 from matplotlib import figure as mpl_figure
-from matplotlib import patheffects
 
 from brainjax import records
 
 # Told apart by colour-blind readers: Okabe and Ito, "Color Universal Design",
 # 2008. Yellow is left out: it is too light for a line on white.
-_COLOURS = (
+COLOURS = (
   "#0072B2",
   "#D55E00",
   "#009E73",
@@ -29,7 +28,7 @@ _COLOURS = (
   "#000000",
 )
 _LINES = ("-", "--", "-.", ":")  # a second sign, for print without colour
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
   "font.family": "DejaVu Sans",  # comes with matplotlib
   "font.size": 10.0,
   "axes.titlesize": 10.0,
@@ -42,8 +41,6 @@ _STYLE: dict[Any, Any] = {
   "text.parse_math": False,  # an id may hold a dollar sign
 }
 _DPI = 160
-_WINDOW = 2.5  # standard deviations shown from black to white, either side
-_MONTAGE_ROWS = 3
 
 
 def learning_curves(
@@ -59,11 +56,11 @@ def learning_curves(
     One panel, or two if any validation accuracy or AUC was logged.
   """
   scores = [
-    ("validation/accuracy", "validation accuracy", "-", _COLOURS[2]),
-    ("validation/roc_auc", "validation AUC", "--", _COLOURS[3]),
+    ("validation/accuracy", "validation accuracy", "-", COLOURS[2]),
+    ("validation/roc_auc", "validation AUC", "--", COLOURS[3]),
   ]
-  has_scores = any(_series(log_lines, key)[0] for key, *_ in scores)
-  with matplotlib.rc_context(_STYLE):
+  has_scores = any(series(log_lines, key)[0] for key, *_ in scores)
+  with matplotlib.rc_context(STYLE):
     figure = mpl_figure.Figure(
       (5.4, 4.6 if has_scores else 3.0), layout="constrained"
     )
@@ -74,27 +71,24 @@ def learning_curves(
       squeeze=False,
       height_ratios=[3, 2][: 1 + has_scores],
     )[:, 0]
-    epochs, losses = _series(log_lines, "train/loss")
-    panels[0].plot(epochs, losses, color=_COLOURS[0], label="training")
-    epochs, losses = _series(log_lines, "validation/loss")
-    panels[0].plot(epochs, losses, color=_COLOURS[1], label="validation")
+    epochs, losses = series(log_lines, "train/loss")
+    panels[0].plot(epochs, losses, color=COLOURS[0], label="training")
+    epochs, losses = series(log_lines, "validation/loss")
+    panels[0].plot(epochs, losses, "--", color=COLOURS[1], label="validation")
     if losses:
-      # The model that is kept; of equal ones it is the later.
-      best = len(losses) - 1 - int(np.argmin(losses[::-1]))
+      best = lowest(losses)
       label = f"lowest, epoch {epochs[best]:g}"
       panels[0].plot(
-        epochs[best], losses[best], "o", color=_COLOURS[1], label=label
+        epochs[best], losses[best], "o", color=COLOURS[1], label=label
       )
     panels[0].set_ylabel("loss")
     if has_scores:
       for key, label, line, colour in scores:
-        panels[1].plot(
-          *_series(log_lines, key), line, color=colour, label=label
-        )
+        panels[1].plot(*series(log_lines, key), line, color=colour, label=label)
       panels[1].set_ylabel("score")
       panels[1].set_ylim(top=1.02)
     for panel in panels:
-      panel.legend()
+      panel.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3)
     panels[-1].set_xlabel("epoch")
   return figure
 
@@ -138,7 +132,7 @@ def roc_curves(
       (f"{name} (n = {np.sum(targets == k)})", probabilities, targets, k)
       for k, name in enumerate(classes)
     ]
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(STYLE):
     figure = mpl_figure.Figure(
       (4.6, 4.6 + 0.2 * len(lines)), layout="constrained"
     )
@@ -153,7 +147,7 @@ def roc_curves(
       axes.plot(
         false_positive_rate,
         sensitivity,
-        color=_COLOURS[i % len(_COLOURS)],
+        color=COLOURS[i % len(COLOURS)],
         linestyle=_LINES[i % len(_LINES)],
         label=name,
         clip_on=False,
@@ -164,7 +158,7 @@ def roc_curves(
       ylim=(0, 1),
       aspect="equal",
       title=title,
-      xlabel="1 - specificity",
+      xlabel="1 \N{MINUS SIGN} specificity",
       ylabel="sensitivity",
     )
     figure.legend(loc="outside lower center")
@@ -182,7 +176,7 @@ def confusion_matrix(
   """
   counts = np.asarray(matrix)
   share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-  with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+  with matplotlib.rc_context({**STYLE, "axes.grid": False}):
     figure = mpl_figure.Figure((4.6, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -203,74 +197,16 @@ def confusion_matrix(
   return figure
 
 
-def slice_montage(
-  record: records.Record, *, title: str, columns: int
-) -> mpl_figure.Figure:
-  """Draws slices of a record in grey, and the outline of its tumour mask.
-
-  The first modality that is there is shown, from -2.5 to 2.5 standard
-  deviations of the brain. What does not fit in three rows is thinned out
-  evenly. An L marks the participant's left.
-
-  Args:
-    record: The scan.
-    title: Text above the slices.
-    columns: Slices side by side.
-  """
-  num_slices, height, width, _ = record.slices.shape
-  num_shown = min(num_slices, columns * _MONTAGE_ROWS)
-  shown = np.linspace(0, num_slices - 1, num_shown).round().astype(int)
-  channel = int(np.argmax(record.present))
-  values = record.intensities()[shown, :, :, channel]
-  brain = records.unpack_bits(record.brain_mask[shown], width)
-  # Zero is the brain's mean: left as it is, the background would be grey.
-  values[~brain & (values == 0)] = -_WINDOW
-  image = _tile(values, columns, -_WINDOW)
-  image_inches = 8 * image.shape[0] / image.shape[1]
-  title_inches = 0.3
-  figure_inches = image_inches + title_inches
-  with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
-    figure = mpl_figure.Figure((8, figure_inches))
-    axes = figure.add_axes((0, 0, 1, image_inches / figure_inches))
-    axes.imshow(image, cmap="gray", vmin=-_WINDOW, vmax=_WINDOW)
-    if record.mask is not None:
-      mask = records.unpack_bits(record.mask[shown], width)
-      if mask.any():  # matplotlib 3.10 warns of an empty outline
-        axes.contour(
-          _tile(mask, columns, False),
-          levels=[0.5],
-          colors=[_COLOURS[4]],
-          linewidths=0.7,
-        )
-    outlined = {
-      "color": "white",
-      "fontsize": 7,
-      "path_effects": [patheffects.withStroke(linewidth=2, foreground="black")],
-    }
-    for i, index in enumerate(shown):
-      label = f"{index + 1}"
-      if record.positions_known:
-        label = f"{round(float(record.positions_mm[index])):+d} mm"
-      row, column = divmod(i, columns)
-      x, y = (column + 0.04) * width, (row + 0.95) * height
-      axes.text(x, y, label, **outlined)
-    if record.geometry.get("plane") in ("axial", "coronal"):
-      axes.text(0.04 * width, 0.5 * height, "L", **outlined)
-    axes.set_title(title, loc="left")
-    axes.set_axis_off()
-  return figure
-
-
 def save_png(figure: mpl_figure.Figure, path: str | os.PathLike[str]) -> None:
   """Writes a PNG, whole or not at all; a figure gives the same bytes twice."""
-  with records.replacing(path) as partial, matplotlib.rc_context(_STYLE):
+  with records.replacing(path) as partial, matplotlib.rc_context(STYLE):
     figure.savefig(partial, format="png", dpi=_DPI, metadata={"Software": None})
 
 
-def _series(
+def series(
   log_lines: Sequence[Mapping[str, Any]], key: str
 ) -> tuple[list[float], list[float]]:
-  """Epochs and values of the lines where the key has a finite value."""
+  """Returns epochs and values of the lines where the key is finite."""
   values = [
     (line["epoch"], line[key])
     for line in log_lines
@@ -279,11 +215,10 @@ def _series(
   return [epoch for epoch, _ in values], [value for _, value in values]
 
 
-def _tile(images: np.ndarray, columns: int, fill: float) -> np.ndarray:
-  """Lays [S,H,W] out as one image, row by row."""
-  num_images, height, width = images.shape
-  rows = -(-num_images // columns)
-  canvas = np.full((rows * columns, height, width), fill, images.dtype)
-  canvas[:num_images] = images
-  canvas = canvas.reshape(rows, columns, height, width)
-  return canvas.swapaxes(1, 2).reshape(rows * height, columns * width)
+def lowest(losses: Sequence[float]) -> int:
+  """Returns the index of the model that is kept: of equal ones the later.
+
+  >>> lowest([0.7, 0.5, 0.5, 0.6])
+  2
+  """
+  return len(losses) - 1 - int(np.argmin(losses[::-1]))

@@ -48,6 +48,11 @@ def score_text(score: Mapping[str, float | None]) -> str:
   return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
+def main_metric(classes: Sequence[str]) -> str:
+  """Returns the metric that the verdict is about."""
+  return "roc_auc" if len(classes) == 2 else "balanced_accuracy"
+
+
 def baseline(
   scores: Mapping[str, Any], classes: Sequence[str]
 ) -> tuple[str, dict[str, float]]:
@@ -65,7 +70,7 @@ def headline(
   scores: Mapping[str, Any], classes: Sequence[str], split: str
 ) -> str:
   """Returns the sentence with the number: AUC, or balanced accuracy."""
-  metrics = [_main_metric(classes)]
+  metrics = [main_metric(classes)]
   if len(classes) > 2:
     metrics.append("accuracy")
   numbers = " and ".join(
@@ -93,7 +98,7 @@ def checks(
     Chance, the largest class (more than two classes), the shortcut probes,
     and the sources if none of them holds two classes.
   """
-  main = _main_metric(classes)
+  main = main_metric(classes)
   largest, levels = baseline(scores, classes)
   chance = f"chance ({levels[main]:.2f})"
   found = [_against_level(scores[main], METRICS[main], levels[main], chance)]
@@ -112,10 +117,6 @@ def checks(
     )
     found.append(Check(False, text))
   return found
-
-
-def _main_metric(classes: Sequence[str]) -> str:
-  return "roc_auc" if len(classes) == 2 else "balanced_accuracy"
 
 
 def _against_level(

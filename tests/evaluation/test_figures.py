@@ -1,18 +1,15 @@
 """The pictures show what they are given, and are the same twice."""
 
-import dataclasses
 import io
 
 import matplotlib
 import matplotlib.pyplot
 import numpy as np
 import pytest
-from matplotlib.backends import backend_agg
 from PIL import Image
 
 import helpers
-from brainjax import records
-from brainjax.evaluation import figures
+from brainjax.evaluation import figures, montage
 
 LOG = [
   {"step": 1, "epoch": 0.5, "train/loss": 0.9, "learning_rate": 1e-3},
@@ -50,32 +47,13 @@ def legend(axes_or_figure):
   return [text.get_text() for text in found.get_texts()]
 
 
-def masked_record(**kwargs):
-  """A record whose brain is a bright box, with a tumour mask in it."""
-  rng = np.random.default_rng(0)
-  record = helpers.random_record(rng, **kwargs)
-  mask = np.zeros(record.slices.shape[:3], bool)
-  mask[:, 4:10, 5:11] = True
-  return dataclasses.replace(record, mask=records.pack_bits(mask))
-
-
-def pixels(figure):
-  canvas = backend_agg.FigureCanvasAgg(figure)
-  canvas.draw()
-  return np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
-
-
 def every_figure():
-  rng = np.random.default_rng(0)
   return {
     "learning": figures.learning_curves(LOG),
     "roc": figures.roc_curves(
       {"lstm": (PROBABILITIES, TARGETS)}, ["a", "b"], "b"
     ),
     "confusion": figures.confusion_matrix([[3, 1], [0, 2]], ["a", "b"]),
-    "montage": figures.slice_montage(
-      helpers.random_record(rng), title="p0", columns=2
-    ),
   }
 
 
@@ -121,6 +99,12 @@ def test_learning_curves_draw_what_was_logged():
   }
   assert lines(scores)["validation accuracy"] == [[1, 0.6], [2, 0.8]]
   assert lines(scores)["validation AUC"] == []
+
+
+def test_lines_of_one_panel_differ_by_more_than_colour():
+  for panel in figures.learning_curves(LOG).axes:
+    styles = [line.get_linestyle() for line in panel.get_lines()]
+    assert len(set(styles)) == len(styles)
 
 
 @pytest.mark.parametrize("log_lines", [[], LOG[:1]])
@@ -188,106 +172,11 @@ def test_confusion_matrix_has_counts_and_row_percentages():
   assert axes.get_ylabel() == "true class"
 
 
-def test_montage_shows_the_slices_in_order_and_positions():
-  rng = np.random.default_rng(0)
-  record = helpers.random_record(rng, num_slices=5)
-  figure = figures.slice_montage(record, title="p0", columns=3)
-  (axes,) = figure.axes
-  (image,) = axes.get_images()
-  shown = image.get_array()
-  assert shown.shape == (32, 48)
-  np.testing.assert_array_equal(
-    shown[16:, 16:32], record.intensities()[4, :, :, 0]
-  )
-  assert (shown[16:, 32:] == -2.5).all()
-  assert image.get_clim() == (-2.5, 2.5)
-  labels = [text.get_text() for text in axes.texts]
-  assert labels == ["+0 mm", "+5 mm", "+10 mm", "+15 mm", "+20 mm"]
-  unknown = dataclasses.replace(record, positions_known=False)
-  figure = figures.slice_montage(unknown, title="p0", columns=3)
-  assert [text.get_text() for text in figure.axes[0].texts] == list("12345")
-
-
-def test_montage_thins_out_a_long_scan_and_keeps_its_ends():
-  record = helpers.random_record(np.random.default_rng(0), num_slices=50)
-  figure = figures.slice_montage(record, title="p0", columns=2)
-  labels = [text.get_text() for text in figure.axes[0].texts]
-  assert labels == [f"{5 * i:+d} mm" for i in (0, 10, 20, 29, 39, 49)]
-
-
-def test_montage_background_is_black_but_only_outside_the_brain():
-  record = helpers.random_record(
-    np.random.default_rng(0), num_slices=1, height=8, width=8
-  )
-  slices = np.full_like(record.slices, record.zero_code)
-  slices[0, 0, 0] += 9  # something outside the brain, as with the skull on
-  brain = np.zeros((1, 8, 8), bool)
-  brain[0, 4:] = True
-  record = dataclasses.replace(
-    record, slices=slices, brain_mask=records.pack_bits(brain)
-  )
-  figure = figures.slice_montage(record, title="p0", columns=1)
-  shown = figure.axes[0].get_images()[0].get_array()
-  assert (shown[4:] == 0).all()
-  assert shown[0, 0] > 0
-  assert (shown[1:4] == -2.5).all() and (shown[0, 1:] == -2.5).all()
-
-
-def test_montage_shows_the_first_modality_that_is_there():
-  record = helpers.random_record(np.random.default_rng(0), num_slices=1)
-  record = dataclasses.replace(
-    record,
-    slices=np.concatenate([np.zeros_like(record.slices), record.slices], -1),
-    present=np.array([0, 1], np.uint8),
-    landmarks=np.zeros((2, 11), np.float32),
-  )
-  figure = figures.slice_montage(record, title="p0", columns=1)
-  np.testing.assert_array_equal(
-    figure.axes[0].get_images()[0].get_array(),
-    record.intensities()[0, :, :, 1],
-  )
-
-
-def test_montage_draws_the_mask_outline_where_the_mask_is():
-  record = masked_record(num_slices=2)
-  with_mask = pixels(figures.slice_montage(record, title="p", columns=2))
-  plain = dataclasses.replace(record, mask=None)
-  without = pixels(figures.slice_montage(plain, title="p", columns=2))
-  empty = dataclasses.replace(record, mask=np.zeros_like(record.mask))
-  nothing = pixels(figures.slice_montage(empty, title="p", columns=2))
-  np.testing.assert_array_equal(without, nothing)
-  changed = (with_mask != without).any(-1)
-  assert changed.any()
-  # Orange, in both slices, and on the box alone.
-  red, _, blue = with_mask[changed].mean(0)
-  assert red > blue + 50
-  height, width = changed.shape
-  tile = width / 2
-  for column in range(2):
-    y, x = np.nonzero(changed[:, int(column * tile) : int((column + 1) * tile)])
-    y = y - (height - tile)  # the title lies above
-    assert (x.min() / tile * 16, x.max() / tile * 16) == pytest.approx(
-      (5, 11), abs=0.6
-    )
-    assert (y.min() / tile * 16, y.max() / tile * 16) == pytest.approx(
-      (4, 10), abs=0.6
-    )
-
-
-@pytest.mark.parametrize(("plane", "marked"), [("axial", 1), ("sagittal", 0)])
-def test_montage_marks_the_left_where_it_is_in_the_picture(plane, marked):
-  record = helpers.random_record(np.random.default_rng(0))
-  record = dataclasses.replace(record, geometry={"plane": plane})
-  figure = figures.slice_montage(record, title="p0", columns=3)
-  texts = [text.get_text() for text in figure.axes[0].texts]
-  assert texts.count("L") == marked
-
-
 def test_text_is_never_read_as_mathematics(tmp_path):
   record = helpers.random_record(np.random.default_rng(0))
   name = "$\\frac{$"
   drawn = [
-    figures.slice_montage(record, title=name, columns=3),
+    montage.slice_montage(record, title=name, columns=3),
     figures.confusion_matrix([[1, 0], [0, 1]], [name, "b"]),
     figures.roc_curves({name: (PROBABILITIES, TARGETS)}, [name, "b"], name),
   ]

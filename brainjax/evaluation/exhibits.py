@@ -1,0 +1,225 @@
+"""The pictures of a page, each with the words for who cannot see it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from brainjax.evaluation import figures, montage, verdict
+from brainjax.evaluation.forest import Estimate, draw_forest
+from brainjax.evaluation.run_files import Run
+from brainjax.records import Record, RecordSet
+
+MAX_MISTAKES = 6
+_MONTAGE_COLUMNS = 8
+_SHEET_ROWS = 4  # modalities times scans of a class, so that a page holds them
+
+
+class Exhibit(NamedTuple):
+  """A picture: its file's name, what it says in words, and the figure."""
+
+  name: str
+  alt: str
+  figure: Figure
+
+
+def forest(
+  comparison: Sequence[Mapping[str, Any]], classes: Sequence[str], split: str
+) -> Exhibit:
+  """Shows the metric of the verdict beside all it is held against."""
+  metric = verdict.main_metric(classes)
+  estimates = [
+    Estimate(
+      row["name"], row["kind"], row["scores"][metric], row["scores"]["n"]
+    )
+    for row in comparison
+    if row["kind"] != "constant" and not row["note"]
+  ]
+  chance = comparison[-1]["scores"][metric]["value"]
+  name = verdict.METRICS[metric]
+  values = "; ".join(
+    f"{e.name} {verdict.score_text(e.score)}, n = {e.n}" for e in estimates
+  )
+  return Exhibit(
+    "verdict.png",
+    f"{name} on the {split} split with 95 % intervals, and chance at"
+    f" {chance:.2f}: {values}.",
+    draw_forest(
+      estimates, metric=f"{name} on the {split} split", chance=chance
+    ),
+  )
+
+
+def roc(comparison: Sequence[Mapping[str, Any]], split: str) -> Exhibit:
+  """Shows the runs that are comparable; one only if there are more classes."""
+  runs = [row for row in comparison if row["run"] and not row["note"]]
+  model, metric, what = runs[0]["run"].model, "AUC", "a curve a model"
+  classes = model["classes"]
+  if len(classes) > 2:
+    runs, metric, what = runs[:1], "macro AUC", "a curve a class"
+  curves, values = {}, []
+  for row in runs:
+    people = [p for p in row["run"].participants if p["split"] == split]
+    score = f"{metric} {verdict.score_text(row['scores']['roc_auc'])}"
+    score += f", n = {row['scores']['n']}"
+    curves[f"{row['name']}\n{score}"] = (
+      np.array([[float(p[f"proba_{k}"]) for k in classes] for p in people]),
+      np.array([classes.index(p["true_label"]) for p in people]),
+    )
+    values.append(f"{row['name']} {score}")
+  return Exhibit(
+    "roc_curves.png",
+    f"Receiver operating characteristic on the {split} split, {what}:"
+    f" {'; '.join(values)}.",
+    figures.roc_curves(curves, classes, model["positive"]),
+  )
+
+
+def confusion(
+  scores: Mapping[str, Any], classes: Sequence[str], split: str
+) -> Exhibit:
+  """Shows what each true class was taken for."""
+  matrix = scores["confusion_matrix"]
+  rows = "; ".join(
+    f"of {sum(counts)} {name}, "
+    + ", ".join(
+      f"{count} taken for {other}"
+      for count, other in zip(counts, classes, strict=True)
+    )
+    for counts, name in zip(matrix, classes, strict=True)
+  )
+  return Exhibit(
+    "confusion_matrix.png",
+    f"Confusion matrix on the {split} split, n = {scores['n']}: {rows}.",
+    figures.confusion_matrix(matrix, classes),
+  )
+
+
+def learning(log_lines: Sequence[Mapping[str, Any]]) -> Exhibit:
+  """Shows how the run learned, from its log."""
+  said = []
+  for key, name in (
+    ("train/loss", "training loss"),
+    ("validation/loss", "validation loss"),
+    ("validation/accuracy", "validation accuracy"),
+    ("validation/roc_auc", "validation AUC"),
+  ):
+    epochs, values = figures.series(log_lines, key)
+    if values:
+      text = f"{name} from {values[0]:.2f} to {values[-1]:.2f}"
+      if key == "validation/loss":
+        best = figures.lowest(values)
+        text += f", lowest {values[best]:.2f} at epoch {epochs[best]:g}"
+      said.append(text)
+  epochs = max((line["epoch"] for line in log_lines), default=0)
+  return Exhibit(
+    "learning_curves.png",
+    f"Learning curves over {epochs:g} epochs: "
+    f"{'; '.join(said) or 'nothing was logged'}.",
+    figures.learning_curves(log_lines),
+  )
+
+
+def sheets(run: Run, record_set: RecordSet) -> Iterator[Exhibit]:
+  """Shows scans of each class that the run was trained on.
+
+  They lie evenly in the training split, sorted by source and then by record.
+  """
+  modalities = run.model["modalities"]
+  shown = max(2, _SHEET_ROWS // len(modalities))
+  for number, name in enumerate(run.model["classes"], start=1):
+    scans = sorted(
+      (s for s in run.scans if (s["split"], s["class"]) == ("train", name)),
+      key=lambda scan: (scan["source"], int(scan["record_index"])),
+    )
+    chosen = [scans[i] for i in montage.spread(len(scans), shown)]
+    if not chosen:
+      continue
+    examples = [record_set[int(scan["record_index"])] for scan in chosen]
+    title = f"{name}: {len(chosen)} of {len(scans)} training scans"
+    captions = [
+      _caption(scan, record)
+      for scan, record in zip(chosen, examples, strict=True)
+    ]
+    yield Exhibit(
+      f"contact_sheet_{number}.png",
+      f"Contact sheet of {title}, up to {montage.COLUMNS} slices each of"
+      f" {', '.join(modalities)}. {'; '.join(captions)}. A tumour is outlined"
+      f" in {sum(map(_has_tumour, examples))} of {len(examples)}.",
+      montage.contact_sheet(
+        examples, captions, modalities=modalities, title=title
+      ),
+    )
+
+
+def mistakes(
+  run: Run, split: str, record_set: RecordSet | None
+) -> tuple[list[dict[str, Any]], int, int]:
+  """Finds the wrong scans that give their true class the least probability.
+
+  Args:
+    run: The run.
+    split: Of the scans.
+    record_set: Its records, or None to go without pictures.
+
+  Returns:
+    The worst `{"name", "true", "predicted", "probability", "exhibit"}`, how
+    many scans are wrong, and how many there are.
+  """
+  rows = [row for row in run.predictions if row["split"] == split]
+  wrong = [row for row in rows if row["predicted_label"] != row["true_label"]]
+  wrong.sort(key=lambda row: float(row[f"proba_{row['true_label']}"]))
+  record_index = {
+    (scan["participant_id"], scan["session_id"]): int(scan["record_index"])
+    for scan in run.scans
+  }
+  worst = []
+  for i, row in enumerate(wrong[:MAX_MISTAKES], start=1):
+    person, session = row["participant_id"], row["session_id"]
+    mistake = {
+      "name": f"{person} {session}".strip(),
+      "true": row["true_label"],
+      "predicted": row["predicted_label"],
+      "probability": float(row[f"proba_{row['true_label']}"]),
+      "exhibit": None,
+    }
+    if record_set is not None:
+      record = record_set[record_index[person, session]]
+      mistake["exhibit"] = _mistake(i, mistake, record, run.model["modalities"])
+    worst.append(mistake)
+  return worst, len(wrong), len(rows)
+
+
+def _mistake(
+  number: int,
+  mistake: Mapping[str, Any],
+  record: Record,
+  modalities: Sequence[str],
+) -> Exhibit:
+  modality = modalities[montage.first_present(record)]
+  title = "{name}: {true}, taken for {predicted}".format(**mistake)
+  figure = montage.slice_montage(
+    record, title=f"{title} ({modality})", columns=_MONTAGE_COLUMNS
+  )
+  tumour = "outlined" if _has_tumour(record) else "not marked"
+  return Exhibit(
+    f"mistake_{number}.png",
+    f"{modality} slices of scan {title} ({len(record.slices)} slices); the"
+    f" model gave {mistake['true']} the probability"
+    f" {mistake['probability']:.3f}. Tumour {tumour}.",
+    figure,
+  )
+
+
+def _caption(scan: Mapping[str, str], record: Record) -> str:
+  """Names a scan: ids, source, label if the class has another name."""
+  label = scan["label"] if scan["label"] != scan["class"] else ""
+  plural = "s" if len(record.slices) > 1 else ""
+  length = f"{len(record.slices)} slice{plural}"
+  ids = f"{scan['participant_id']} {scan['session_id']}".strip()
+  return ", ".join(filter(None, (ids, scan["source"], label, length)))
+
+
+def _has_tumour(record: Record) -> bool:
+  return record.mask is not None and bool(record.mask.any())
