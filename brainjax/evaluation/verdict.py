@@ -69,16 +69,24 @@ def baseline(
 def headline(
   scores: Mapping[str, Any], classes: Sequence[str], split: str
 ) -> str:
-  """Returns the sentence with the number: AUC, or balanced accuracy."""
+  """Returns the sentence with the number: AUC, or balanced accuracy.
+
+  Where its interval reaches down to chance, it says that nothing is shown.
+  """
   metrics = [main_metric(classes)]
   if len(classes) > 2:
     metrics.append("accuracy")
   numbers = " and ".join(
     f"{METRICS[metric]} {score_text(scores[metric])}" for metric in metrics
   )
+  low = scores[metrics[0]]["low"]
+  chance = baseline(scores, classes)[1][metrics[0]]
+  fails = low is not None and low <= chance
   return (
-    f"On the {split} split the model tells {', '.join(classes[:-1])} and"
-    f" {classes[-1]} apart with {numbers}, n = {scores['n']} participants."
+    f"On the {split} split the model"
+    f"{' is not shown to tell' if fails else ' tells'}"
+    f" {', '.join(classes[:-1])} and {classes[-1]} apart"
+    f"{':' if fails else ' with'} {numbers}, n = {scores['n']} participants."
   )
 
 

@@ -53,6 +53,15 @@ def test_headline_of_screening_is_the_auc():
   )
 
 
+@pytest.mark.parametrize("low", [0.5, 0.31])
+def test_headline_claims_nothing_that_chance_could_do(low):
+  scores = screening((0.62, low, 0.83))
+  assert verdict.headline(scores, SCREENING, "test") == (
+    "On the test split the model is not shown to tell normal and tumour apart:"
+    f" AUC 0.62 [{low:.2f}, 0.83], n = 40 participants."
+  )
+
+
 def test_typing_stands_beside_the_largest_class():
   scores = {
     "roc_auc": score(0.99, 0.98, 1.0),
