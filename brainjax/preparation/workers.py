@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+import threadpoolctl
+
 from brainjax import InputError
 
 Job = TypeVar("Job")
@@ -91,6 +93,7 @@ def _pool(workers: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
 def _start_worker() -> None:
   # A terminal sends Ctrl-C to all; the parent decides what it means.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  threadpoolctl.threadpool_limits(1)  # there is a worker a core
   threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
