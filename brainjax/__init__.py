@@ -14,15 +14,25 @@ class InputError(ValueError):
   """
 
 
+# Flags of XLA on a CPU, by the jaxlib releases known to have them: an unknown
+# flag would end the process.
+_XLA_FLAGS = {
+  # Otherwise a convolution runs on one core.
+  "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution": ("0.10.",),
+  # Otherwise work is ordered for many cores, which takes a third more memory.
+  "--xla_cpu_enable_concurrency_optimized_scheduler=false": ("0.10.", "0.11."),
+}
+
+
 def set_xla_flags() -> None:
   """Sets the XLA flags brainjax needs; call it before jax is imported.
 
-  jaxlib 0.10 runs a convolution on one CPU core unless told otherwise. Flags
-  already in the environment win. An unknown flag would end the process, so
-  each is set only for the jaxlib versions known to have it.
+  Flags already in the environment win.
   """
-  if importlib.metadata.version("jaxlib").startswith("0.10."):
-    flag = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
-    given = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_experimental_ynn_fusion_type" not in given:
-      os.environ["XLA_FLAGS"] = f"{flag} {given}".strip()
+  version = importlib.metadata.version("jaxlib")
+  flags = os.environ.get("XLA_FLAGS", "").split()
+  given = {flag.partition("=")[0] for flag in flags}
+  for flag, releases in _XLA_FLAGS.items():
+    if version.startswith(releases) and flag.partition("=")[0] not in given:
+      flags.append(flag)
+  os.environ["XLA_FLAGS"] = " ".join(flags)

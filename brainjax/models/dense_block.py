@@ -1,111 +1,25 @@
-"""The dense block and its batch statistics, as pure functions.
+"""The dense block, as pure functions.
 
 A dense layer only appends channels, and a channel's batch mean and variance
 are the same for every later norm that reads it. So they are computed once per
-block, channel and group, and shared; only scale and bias differ.
-
-Norms, statistics and running averages are dicts: `{"scale", "bias"}`,
-`{"mean", "var"}` of f32[groups,C], and `{"mean", "var"}` of f32[C].
+block, channel and group, and shared; only scale and bias differ. The block has
+its own backward pass, which keeps the features that the block returns, small
+vectors and, unless memory is short, the bottlenecks, and computes the rest
+again; what autodiff would keep is every normalised copy of every feature.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-EPSILON = 1e-5  # added to the variance, as torchvision does
-MOMENTUM = 0.9  # of the running averages; torch calls it 0.1
+from brainjax.models import batch_norm
+from brainjax.models.batch_norm import Statistics, normalise
 
-Statistics = dict[str, jax.Array]
-
-
-def batch_statistics(
-  x: jax.Array, weight: jax.Array, *, groups: int
-) -> Statistics:
-  """Returns the mean and the biased variance of each channel and group.
-
-  The sums run over a slice first and over slices second, and the variance is
-  that of the centred values, so f32 is enough for any mean.
-
-  Args:
-    x: f[N,H,W,C] features; groups are runs of N / groups slices.
-    weight: f[N] of each slice; what a slice of weight 0 holds, NaN included,
-      changes neither values nor gradients.
-    groups: Number of groups. Static.
-
-  Returns:
-    `{"mean", "var"}`, each f32[groups,C]; zeros for a group without weight.
-  """
-  x = jnp.where(weight[:, None, None, None] > 0, x, 0)
-  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  weight = weight.astype(x.dtype).reshape(groups, -1, 1)
-  total = weight.sum(1)
-  share = weight / jnp.where(total > 0, total, 1)[:, None]
-
-  def average(values: jax.Array) -> jax.Array:
-    per_slice = values.mean((1, 2)).reshape(*share.shape[:2], -1)
-    return (share * per_slice).sum(1)
-
-  mean = average(x)
-  # The variance does not change with the mean to first order, so no gradient
-  # needs to pass here.
-  centred = x - _per_slice(lax.stop_gradient(mean), len(x))
-  return {"mean": mean, "var": average(jnp.square(centred))}
-
-
-def update_running(running: Any, statistics: Any, weight: jax.Array) -> Any:
-  """Moves running averages towards the statistics of a batch.
-
-  Args:
-    running: Any tree of f32[C].
-    statistics: The same tree of f32[groups,C].
-    weight: f[N] of each slice; groups count by their total weight.
-
-  Returns:
-    The tree of `running`, unchanged if no slice has weight.
-
-  Differs from one norm over the batch: with more than one group, the variance
-  is the mean of the groups' variances.
-  """
-
-  def update(average: jax.Array, value: jax.Array) -> jax.Array:
-    total = weight.astype(value.dtype).reshape(len(value), -1).sum(1)
-    mean = (total[:, None] * value).sum(0) / total.sum()
-    moved = MOMENTUM * average + (1 - MOMENTUM) * mean
-    return jnp.where(total.sum() > 0, moved, average)
-
-  return jax.tree.map(update, running, statistics)
-
-
-def normalise(
-  x: jax.Array,
-  statistics: Statistics,
-  norm: Mapping[str, jax.Array],
-  weight: jax.Array,
-) -> jax.Array:
-  """Normalises, applies the norm's scale and bias, and rectifies.
-
-  Args:
-    x: f[N,H,W,C] features, finite.
-    statistics: `{"mean", "var"}`, each f32[groups,C].
-    norm: `{"scale", "bias"}`, each f32[C].
-    weight: f[N]; slices of weight 0 come out as zeros. Their next convolution
-      is then zero too, so nothing can grow where nothing is normalised.
-
-  Returns:
-    f[N,H,W,C] in the dtype of `x`.
-  """
-  mean, var = statistics["mean"], statistics["var"]
-  scale = norm["scale"][None] * lax.rsqrt(var + EPSILON)
-  # One product and one sum an element, and two sums in its gradient, where
-  # subtracting the mean first would need one more of each.
-  bias = norm["bias"][None] - mean * scale
-  valid = (weight > 0).astype(mean.dtype)[:, None, None, None]
-  y = x.astype(mean.dtype) * (_per_slice(scale, len(x)) * valid)
-  y = y + _per_slice(bias, len(x)) * valid
-  return jax.nn.relu(y).astype(x.dtype)
+RESIDUALS = ("fast", "small")
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
@@ -128,12 +42,22 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
   )
 
 
+class _Options(NamedTuple):
+  """What a block is compiled for; see `dense_block`."""
+
+  groups: int
+  residuals: str
+  axis_name: str | None
+
+
 def dense_block(
   x: jax.Array,
   layers: Sequence[Mapping[str, Any]],
   weight: jax.Array,
   *,
   groups: int,
+  residuals: str = "fast",
+  axis_name: str | None = None,
 ) -> tuple[jax.Array, Statistics, list[dict[str, Statistics]]]:
   """Runs a dense block with the statistics of the batch.
 
@@ -141,31 +65,22 @@ def dense_block(
     x: f[N,H,W,C] features, finite.
     layers: Parameters `{"norm1", "conv1", "norm2", "conv2"}` of each layer;
       kernels are f[1,1,C_i,4k] and f[3,3,4k,k], i layers deep.
-    weight: f[N], 0 for filler slices.
+    weight: f[N], 0 for filler slices; it gets no gradient.
     groups: Statistics are shared within each of this many groups. Static.
+    residuals: "fast" keeps the bottlenecks for the backward pass, "small"
+      computes them again. Static.
+    axis_name: Of a mapped axis (pmap, shard_map) that shares its statistics;
+      the gradients of parameters are still to be summed over it. Static.
 
   Returns:
     f[N,H,W,C + k * len(layers)] features, their statistics for the next norm,
-    and those that `norm1` and `norm2` of each layer saw.
+    and those that `norm1` and `norm2` of each layer saw, for the running
+    averages: they pass on no gradient.
 
   Source: Huang et al. 2017, arXiv:1608.06993, section 3 (DenseNet-BC).
   """
-  statistics = batch_statistics(x, weight, groups=groups)
-  seen = []
-  for layer in layers:
-    y = normalise(x, statistics, layer["norm1"], weight)
-    y = convolve(y, layer["conv1"]["kernel"])
-    bottleneck = batch_statistics(y, weight, groups=groups)
-    seen.append({"norm1": statistics, "norm2": bottleneck})
-    y = normalise(y, bottleneck, layer["norm2"], weight)
-    y = convolve(y, layer["conv2"]["kernel"])
-    appended = batch_statistics(y, weight, groups=groups)
-    x = jnp.concatenate([x, y], -1)
-    statistics = {
-      name: jnp.concatenate([statistics[name], appended[name]], -1)
-      for name in statistics
-    }
-  return x, statistics, seen
+  options = _Options(groups, residuals, axis_name)
+  return _dense_block(options, x, list(layers), weight)
 
 
 def dense_block_inference(
@@ -184,9 +99,105 @@ def dense_block_inference(
   return x
 
 
-def _per_slice(values: jax.Array, num_slices: int) -> jax.Array:
-  """Repeats f[groups,C] into f[num_slices,1,1,C]."""
-  groups, channels = values.shape
-  shape = (groups, num_slices // groups, channels)
-  values = jnp.broadcast_to(values[:, None], shape)
-  return values.reshape(num_slices, 1, 1, channels)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _dense_block(options, x, layers, weight):
+  return _forward(options, x, layers, weight)[0]
+
+
+def _forward(options, x, layers, weight):
+  axis_name = options.axis_name
+  share = batch_norm.shares(weight, x.dtype, options.groups, axis_name)
+  growth = layers[0]["conv2"]["kernel"].shape[-1]
+  end = x.shape[-1]
+  # One buffer, to which layers append in place.
+  features = jnp.pad(x, [(0, 0)] * 3 + [(0, growth * len(layers))])
+  statistics = batch_norm.statistics_of_shares(x, share, axis_name)
+  seen, bottlenecks = [], []
+  for layer in layers:
+    y = normalise(features[..., :end], statistics, layer["norm1"], weight)
+    y = convolve(y, layer["conv1"]["kernel"])
+    bottleneck = batch_norm.statistics_of_shares(y, share, axis_name)
+    seen.append({"norm1": statistics, "norm2": bottleneck})
+    bottlenecks.append(y if options.residuals == "fast" else None)
+    y = normalise(y, bottleneck, layer["norm2"], weight)
+    y = convolve(y, layer["conv2"]["kernel"])
+    appended = batch_norm.statistics_of_shares(y, share, axis_name)
+    features = lax.dynamic_update_slice_in_dim(features, y, end, 3)
+    statistics = {
+      name: jnp.concatenate([statistics[name], appended[name]], -1)
+      for name in statistics
+    }
+    end += growth
+  residuals = features, layers, weight, statistics, seen, bottlenecks
+  return (features, statistics, seen), residuals
+
+
+def _backward(options, residuals, cotangents):
+  """Goes through the layers from the last to the first.
+
+  `gradient` is that of the channels below the current layer, complete but for
+  what comes through their statistics: that is gathered in `towards` and paid
+  out once, when a channel is done with.
+  """
+  features, layers, weight, statistics, seen, bottlenecks = residuals
+  gradient, towards, _ = cotangents
+  axis_name = options.axis_name
+  share = batch_norm.shares(weight, features.dtype, options.groups, axis_name)
+  growth = layers[0]["conv2"]["kernel"].shape[-1]
+  end = features.shape[-1]
+  towards = {
+    name: batch_norm.summed(t, axis_name) for name, t in towards.items()
+  }
+  gradients = []
+  for layer, given, y in zip(
+    reversed(layers), reversed(seen), reversed(bottlenecks), strict=True
+  ):
+    start = end - growth
+    own = {name: t[:, start:] for name, t in towards.items()}
+    towards = {name: t[:, :start] for name, t in towards.items()}
+    last = batch_norm.add_through_statistics(
+      gradient[..., start:],
+      features[..., start:end],
+      {name: s[:, start:end] for name, s in statistics.items()},
+      own,
+      share,
+    )
+    x = features[..., :start]
+    a1 = normalise(x, given["norm1"], layer["norm1"], weight)
+    if y is None:
+      y = convolve(a1, layer["conv1"]["kernel"])
+    a2 = normalise(y, given["norm2"], layer["norm2"], weight)
+    _, convolve_vjp = jax.vjp(convolve, a2, layer["conv2"]["kernel"])
+    d_a2, d_conv2 = convolve_vjp(last)
+
+    d_y, d_norm2, of_bottleneck = batch_norm.normalise_vjp(
+      d_a2, a2, y, given["norm2"], layer["norm2"], axis_name
+    )
+    d_y = batch_norm.add_through_statistics(
+      d_y, y, given["norm2"], of_bottleneck, share
+    )
+    # This way round, XLA transposes d_y for it, which has fewer channels.
+    d_conv1 = jnp.einsum("nhwo,nhwi->oi", d_y, a1).T[None, None]
+    d_a1 = d_y @ layer["conv1"]["kernel"][0, 0].astype(d_y.dtype).T
+    d_x, d_norm1, of_inputs = batch_norm.normalise_vjp(
+      d_a1, a1, x, given["norm1"], layer["norm1"], axis_name
+    )
+    towards = {name: t + of_inputs[name] for name, t in towards.items()}
+    gradient = gradient[..., :start] + d_x
+    kernels = {"conv1": d_conv1, "conv2": d_conv2}
+    gradients.append(
+      {"norm1": d_norm1, "norm2": d_norm2}
+      | {
+        name: {"kernel": d.astype(layer[name]["kernel"].dtype)}
+        for name, d in kernels.items()
+      }
+    )
+    end = start
+  below = {name: s[:, :end] for name, s in statistics.items()}
+  d_x = batch_norm.add_through_statistics(
+    gradient, features[..., :end], below, towards, share
+  )
+  return d_x, gradients[::-1], jnp.zeros_like(weight)
+
+
+_dense_block.defvjp(_forward, _backward)

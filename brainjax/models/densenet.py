@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from brainjax.models import batch_norm, image_pooling
 from brainjax.models import dense_block as block
 
 PRESETS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
@@ -19,6 +20,27 @@ PRESETS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
         "growth_rate": 32,
         "block_config": (6, 12, 24, 16),
         "num_init_features": 64,
+      }
+    ),
+    "densenet169": types.MappingProxyType(
+      {
+        "growth_rate": 32,
+        "block_config": (6, 12, 32, 32),
+        "num_init_features": 64,
+      }
+    ),
+    "densenet201": types.MappingProxyType(
+      {
+        "growth_rate": 32,
+        "block_config": (6, 12, 48, 32),
+        "num_init_features": 64,
+      }
+    ),
+    "densenet161": types.MappingProxyType(
+      {
+        "growth_rate": 48,
+        "block_config": (6, 12, 36, 24),
+        "num_init_features": 96,
       }
     ),
     "small": types.MappingProxyType(
@@ -69,6 +91,16 @@ class DenseNet(nn.Module):
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
+  @property
+  def num_features(self) -> int:
+    """Size D of an embedding."""
+    features = self.num_init_features
+    for b, num_layers in enumerate(self.block_config, 1):
+      features += num_layers * self.growth_rate
+      if b < len(self.block_config):
+        features = int(features * _COMPRESSION)
+    return features
+
   @nn.compact
   def __call__(
     self, slices: jax.Array, weight: jax.Array, *, groups: int, train: bool
@@ -118,11 +150,10 @@ class DenseNet(nn.Module):
     x = block.convolve(x.astype(self.dtype), conv0["kernel"], stride=2)
     norm0 = norm_params("norm0", _init_norm, features)
     if train:
-      batch = block.batch_statistics(x, weight, groups=groups)
+      batch = batch_norm.batch_statistics(x, weight, groups=groups)
       statistics["norm0"] = batch
-    x = block.normalise(x, statistics["norm0"], norm0, weight)
-    pairs: Any = ((1, 1), (1, 1))  # which flax takes, though it says "str"
-    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=pairs)
+    x = batch_norm.normalise(x, statistics["norm0"], norm0, weight)
+    x = image_pooling.max_pool(x)
     last = len(self.block_config)
     for b, num_layers in enumerate(self.block_config, 1):
       name = f"denseblock{b}"
@@ -143,19 +174,19 @@ class DenseNet(nn.Module):
         transition = norm_params(name, _init_transition, features)
         if train:
           statistics[name] = {"norm": batch}
-        x = block.normalise(
+        x = batch_norm.normalise(
           x, statistics[name]["norm"], transition["norm"], weight
         )
-        x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+        x = image_pooling.average_pool(x)
         x = block.convolve(x, transition["conv"]["kernel"])
         features = x.shape[-1]
     norm5 = norm_params("norm5", _init_norm, features)
     if train:
       statistics["norm5"] = batch
-    x = block.normalise(x, statistics["norm5"], norm5, weight)
+    x = batch_norm.normalise(x, statistics["norm5"], norm5, weight)
     if train and not self.is_initializing():
       for name, averages in running.items():
-        averages.value = block.update_running(
+        averages.value = batch_norm.update_running(
           averages.value, statistics[name], weight
         )
     return x.mean((1, 2), dtype=jnp.promote_types(self.dtype, jnp.float32))
