@@ -192,6 +192,7 @@ def _torch_densenet121():
 
 
 def torch_relu_pool(torch, features):
+  """What the classifiers of both networks begin with."""
   return torch.nn.functional.relu(features).mean((2, 3))
 
 
@@ -200,6 +201,8 @@ class TextbookDenseNet(nn.Module):
 
   @nn.compact
   def __call__(self, slices, weight, *, groups, train):
+    """Embeds f[N,H,W,C] into f[N,1024]; every slice counts."""
+
     def norm(x):
       x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
       return nn.relu(x)
@@ -249,6 +252,7 @@ def peak_growth(args, side: str) -> float:
 
 
 def report_memory(args) -> None:
+  """Prints what `peak_growth` reads."""
   images, labels = make_inputs(args.slices, args.scans, args.size)
 
   if args.memory_of == "ours":
@@ -302,6 +306,7 @@ def compile_seconds(images, labels) -> dict[str, float]:
 
 
 def versions() -> dict[str, str]:
+  """Returns the versions of all that was compared."""
   names = ("jax", "jaxlib", "flax", "torch", "monai", "torchvision")
   found = {"python": platform.python_version()}
   for name in names:
@@ -313,6 +318,7 @@ def versions() -> dict[str, str]:
 
 
 def main() -> None:
+  """Prints the tables and, as its last line, one JSON object."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--quick", action="store_true", help="fewer repeats")
   parser.add_argument("--size", type=int, default=128, help="pixels a side")

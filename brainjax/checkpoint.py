@@ -4,11 +4,14 @@ Orbax restores a file with a flipped bit without a word, so a checkpoint counts
 only if every file matches its manifest, which is written last.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
@@ -105,12 +108,12 @@ class Checkpoints:
       if path.is_file()
     }
     records.write_text(
-      self._manifest(step), json.dumps(manifest, indent=1) + "\n"
+      _manifest(self.folder, step), json.dumps(manifest, indent=1) + "\n"
     )
     kept = set(self._manager.all_steps())
-    for path in self.folder.glob("*.sha256.json"):
-      if int(path.name.split(".")[0]) not in kept:
-        path.unlink()
+    for step_there in _steps(self.folder):
+      if step_there not in kept:
+        _manifest(self.folder, step_there).unlink()
 
   def restore_latest(self, abstract_state: Any) -> Restored | None:
     """Restores the newest sound checkpoint; unsound newer ones are deleted.
@@ -122,7 +125,7 @@ class Checkpoints:
       None if there is no sound one.
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
-      if self.is_sound(step):
+      if is_sound(self.folder, step):
         return self._restore(step, abstract_state)
       self._manager.delete(step)
     return None
@@ -133,23 +136,8 @@ class Checkpoints:
     Raises:
       InputError: It is gone, or a file does not match the manifest.
     """
-    if not self.is_sound(step):
-      raise InputError(
-        f"{self.folder / str(step)}: the checkpoint is missing or damaged"
-        " (sha256); run `brainjax train` again to continue from a sound one"
-      )
+    _check_sound(self.folder, step)
     return self._restore(step, abstract_state)
-
-  def is_sound(self, step: int) -> bool:
-    """Whether every file of the checkpoint matches its manifest."""
-    manifest = self._manifest(step)
-    if not manifest.is_file():
-      return False
-    folder = self.folder / str(step)
-    return all(
-      (folder / name).is_file() and records.sha256_of(folder / name) == sha256
-      for name, sha256 in json.loads(manifest.read_text()).items()
-    )
 
   def close(self) -> None:
     """Waits for Orbax and frees its threads."""
@@ -171,5 +159,99 @@ class Checkpoints:
     )
     return Restored(step, restored["state"], restored["loop"])
 
-  def _manifest(self, step: int) -> pathlib.Path:
-    return self.folder / f"{step}.sha256.json"
+
+def is_sound(folder: pathlib.Path, step: int) -> bool:
+  """Whether every file of the checkpoint matches its manifest."""
+  manifest = _manifest(folder, step)
+  if not manifest.is_file():
+    return False
+  files = folder / str(step)
+  return all(
+    (files / name).is_file() and records.sha256_of(files / name) == sha256
+    for name, sha256 in json.loads(manifest.read_text()).items()
+  )
+
+
+def latest_loop(folder: pathlib.Path) -> dict[str, Any] | None:
+  """Reads the loop's counters of the newest sound checkpoint.
+
+  Nothing in the folder is changed, and it need not exist.
+
+  Returns:
+    None if there is no sound one.
+  """
+  for step in sorted(_steps(folder), reverse=True):
+    if is_sound(folder, step):
+      with contextlib.closing(ocp.JsonCheckpointHandler()) as handler:
+        return handler.restore((folder / str(step) / "loop").resolve())
+  return None
+
+
+def restore_arrays(
+  folder: pathlib.Path, step: int, abstract: dict[str, Any]
+) -> dict[str, Any]:
+  """Reads some fields of the state, on whatever devices it was written.
+
+  Args:
+    folder: Of the checkpoints; nothing in it is changed.
+    step: Of the checkpoint.
+    abstract: `jax.ShapeDtypeStruct`s of the fields wanted.
+
+  Returns:
+    The fields as numpy arrays.
+
+  Raises:
+    InputError: It is gone, a file does not match the manifest, or the fields
+      have other shapes.
+  """
+  _check_sound(folder, step)
+  path = (folder / str(step) / "state").resolve()
+  with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+    stored = handler.metadata(path).tree
+    # Checked here: Orbax leaves out what it does not find, and takes any shape.
+    if _shapes({name: stored.get(name) for name in abstract}) != _shapes(
+      abstract
+    ):
+      raise InputError(
+        f"{path}: its parameters are not those of the model that model.json"
+        " describes; use the version of brainjax that trained it"
+      )
+    return handler.restore(
+      path,
+      args=ocp.args.PyTreeRestore(
+        item=abstract,
+        restore_args=jax.tree.map(
+          lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract
+        ),
+        partial_restore=True,
+      ),
+    )
+
+
+def sha256_of_step(folder: pathlib.Path, step: int) -> str:
+  """Returns the sha256 of a checkpoint's manifest, and so of all its files."""
+  return records.sha256_of(_manifest(folder, step))
+
+
+def _check_sound(folder: pathlib.Path, step: int) -> None:
+  if not is_sound(folder, step):
+    raise InputError(
+      f"{folder / str(step)}: the checkpoint is missing or damaged"
+      " (sha256); run `brainjax train` again to continue from a sound one"
+    )
+
+
+def _manifest(folder: pathlib.Path, step: int) -> pathlib.Path:
+  return folder / f"{step}.sha256.json"
+
+
+def _steps(folder: pathlib.Path) -> list[int]:
+  """Returns the steps that have a manifest."""
+  return [int(path.name.split(".")[0]) for path in folder.glob("*.sha256.json")]
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  return {
+    jax.tree_util.keystr(path): tuple(leaf.shape)
+    for path, leaf in jax.tree.leaves_with_path(tree)
+  }

@@ -6,15 +6,27 @@ stderr; 75 stopped by a signal after saving.
 
 import argparse
 import logging
+import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import brainjax
 from brainjax import InputError
+from brainjax.cohort.manifest import MODALITIES
 
 EXIT_INPUT = 2
 EXIT_STOPPED = 75
+_MOST_LINES = 20  # of one kind of complaint on stderr
+_SHEET_SCANS = 12  # on the contact sheet of `prepare`
+# Of `cohort`; without the option, the layout's own default holds.
+LAYOUT_OF_OPTION = {
+  "label_column": "bids",
+  "unit": "figshare",
+  "modality": "folders",
+  "participants": "phantom",
+  "seed": "phantom",
+}
 _NOTICE = "Research software. Not a medical device; not for clinical use."
 
 
@@ -40,44 +52,85 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _cohort(args) -> None:
-  from brainjax.cohort import layouts, manifest
+  from brainjax.cohort import layouts, manifest, summary
 
-  options = {
-    "figshare": {"unit": args.unit},
-    "folders": {"modality": args.modality},
-    "phantom": {"participants": args.participants, "seed": args.seed},
-  }[args.layout]
+  options = {}
+  for name, layout in LAYOUT_OF_OPTION.items():
+    value = getattr(args, name)
+    if value is None:
+      continue
+    if layout != args.layout:
+      raise InputError(
+        f"--{name.replace('_', '-')}: of the layout {layout}, not of"
+        f" {args.layout}; leave it out"
+      )
+    options[name] = value
   if args.layout == "phantom":
     options["progress"] = _progress("drawing")
   rows, columns = layouts.LAYOUTS[args.layout](args.root, **options)
-  args.out.parent.mkdir(parents=True, exist_ok=True)
   manifest.write_manifest(args.out, rows, columns)
-  counts = {}
-  for row in rows:
-    counts[row["label"]] = counts.get(row["label"], 0) + 1
-  people = len({row["participant_id"] for row in rows})
-  groups = len({row.get("group_id") or row["participant_id"] for row in rows})
-  _say(
-    f"{args.out}: {len(rows)} scans, {people} participants, {groups} groups;"
-    f" {', '.join(f'{label} {n}' for label, n in sorted(counts.items()))}"
-  )
+  # Read back, so that what was written is known to be valid.
+  counts = summary.summarise(manifest.read_manifest(args.out))
+  _, _, scans, people, groups = counts[0]
+  _say(f"{args.out}: {scans} scans, {people} participants, {groups} groups")
+  _print_counts(counts[1:])
 
 
 def _prepare(args) -> None:
   from brainjax.preparation import prepare
 
   config = _config(args)
+  if args.workers < 1:
+    raise InputError(f"--workers={args.workers}: at least 1")
   summary = prepare.prepare(
     args.manifest,
     args.out,
     config.preparation,
+    num_workers=args.workers,
     progress=_progress("preparing"),
+    say=_say,
   )
-  for rejected in summary.rejected:
-    print(
-      f"rejected: {rejected['file']}: {rejected['reason']}", file=sys.stderr
-    )
+  _complain(
+    f"rejected: {row['file']}: {row['reason']}" for row in summary.rejected
+  )
+  _complain(
+    f"warning: {row['participant_id']} {row['session_id']}".rstrip()
+    + f": {row['warning']}"
+    for row in summary.warnings
+  )
   _say(summary.text)
+  _say(f"look at some of them: {_write_contact_sheet(args.out)}")
+
+
+def _write_contact_sheet(out: pathlib.Path) -> pathlib.Path:
+  """Draws some scans of a folder of records, evenly spread over it."""
+  from brainjax import records
+  from brainjax.evaluation import figures, montage
+
+  record_set = records.RecordSet(out)
+  chosen = montage.spread(len(record_set), _SHEET_SCANS)
+  scans = [record_set[int(i)] for i in chosen]
+  sheet = montage.contact_sheet(
+    scans,
+    [
+      " ".join(filter(None, (s.participant_id, s.session_id, s.label)))
+      for s in scans
+    ],
+    modalities=record_set.index["modalities"],
+    title=f"{len(scans)} of {len(record_set)} scans in {out.name}",
+  )
+  path = out / "contact_sheet.png"
+  figures.save_png(sheet, path)
+  return path
+
+
+def _complain(lines: Iterable[str]) -> None:
+  """Prints the first lines on stderr; all of them are in a table."""
+  lines = list(lines)
+  for line in lines[:_MOST_LINES]:
+    print(line, file=sys.stderr)
+  if len(lines) > _MOST_LINES:
+    print(f"... and {len(lines) - _MOST_LINES} more", file=sys.stderr)
 
 
 def _train(args) -> int:
@@ -115,6 +168,48 @@ def _report(args) -> None:
   _say(f"report: {report.write_report(args.workdirs, out=args.out)}")
 
 
+def _predict(args) -> None:
+  images = {
+    modality: file
+    for modality in MODALITIES
+    if (file := getattr(args, modality))
+  }
+  if [bool(args.scans), bool(images), bool(args.manifest)].count(True) != 1:
+    raise InputError(
+      "give one of SCAN..., an option for each modality (--t1c=FILE"
+      " --flair=FILE), or --manifest=CSV"
+    )
+  import rich.table
+  import rich.text
+
+  from brainjax import predict
+  from brainjax.cohort import manifest
+
+  if args.manifest:
+    scans = manifest.read_manifest(args.manifest)
+  else:
+    scans = predict.manifest_of_scans(args.workdir, args.scans, images)
+  summary = predict.predict(
+    args.workdir, scans, args.out, progress=_progress("predicting")
+  )
+  _complain(
+    f"rejected: {row['file']}: {row['reason']}" for row in summary.rejected
+  )
+  _complain(f"warning: {scan}: {text}" for scan, text in summary.warnings)
+  table = rich.table.Table("scan", "answer", "probability", "warnings")
+  for row in summary.predictions[:_MOST_LINES]:
+    probability = float(row[f"proba_{row['predicted_label']}"])
+    count = len([scan for scan, _ in summary.warnings if scan == row["scan"]])
+    name = rich.text.Text(row["scan"], overflow="fold")  # no markup
+    answer = rich.text.Text(row["predicted_label"])
+    table.add_row(name, answer, f"{probability:.3f}", str(count or ""))
+  _console().print(table)
+  _say(
+    f"{len(summary.predictions)} scans predicted; tables and pictures:"
+    f" {args.out}\n{predict.NOTICE}"
+  )
+
+
 def _demo(args) -> int:
   from brainjax import demo
   from brainjax.training import train
@@ -127,8 +222,6 @@ def _demo(args) -> int:
 
 
 def _info(args) -> None:
-  import os
-
   from brainjax.training import workdir
 
   for name, value in workdir.environment().items():
@@ -158,31 +251,41 @@ def make_parser() -> argparse.ArgumentParser:
   cohort = _verb(verbs, "cohort", _cohort, "read a cohort into a manifest")
   cohort.add_argument(
     "layout",
-    choices=("figshare", "folders", "phantom"),
-    help="how the files lie under ROOT; phantom draws them there",
+    metavar="LAYOUT",
+    choices=("bids", "figshare", "folders", "manifest", "phantom"),
+    help="how the files lie under ROOT: %(choices)s; ROOT of manifest is a CSV"
+    " file, written again where --out says; phantom draws scans in ROOT",
   )
   cohort.add_argument("root", type=pathlib.Path, metavar="ROOT")
   cohort.add_argument(
     "--out", type=pathlib.Path, required=True, help="manifest to write (CSV)"
   )
   cohort.add_argument(
+    "--label-column",
+    metavar="NAME",
+    help="bids: column of participants.tsv with the label (default: no labels)",
+  )
+  cohort.add_argument(
     "--unit",
     choices=("patient", "run", "slice"),
-    default="patient",
-    help="figshare: what a scan is (default: %(default)s)",
+    help="figshare: what a scan is (default: patient)",
   )
+  cohort.add_argument("--modality", help="folders: image column (default: t1)")
   cohort.add_argument(
-    "--modality", default="t1", help="folders: image column (default: t1)"
+    "--participants", type=int, help="phantom: how many (default: 200)"
   )
-  cohort.add_argument(
-    "--participants", type=int, default=200, help="phantom: how many"
-  )
-  cohort.add_argument("--seed", type=int, default=0, help="phantom: which")
+  cohort.add_argument("--seed", type=int, help="phantom: which (default: 0)")
 
   prepare = _verb(verbs, "prepare", _prepare, "turn scans into records")
   prepare.add_argument("manifest", type=pathlib.Path, metavar="MANIFEST")
   prepare.add_argument(
     "--out", type=pathlib.Path, required=True, help="folder of records"
+  )
+  prepare.add_argument(
+    "--workers",
+    type=int,
+    default=len(os.sched_getaffinity(0)),
+    help="processes (default: one a core, %(default)s)",
   )
   _add_config(prepare, required=False)
 
@@ -199,6 +302,35 @@ def make_parser() -> argparse.ArgumentParser:
     choices=("train", "validation", "test"),
     default="test",
     help="default: %(default)s",
+  )
+
+  predict = _verb(verbs, "predict", _predict, "ask a run about new scans")
+  predict.add_argument(
+    "scans",
+    type=pathlib.Path,
+    nargs="*",
+    metavar="SCAN",
+    help="files, each a scan, for a model of one modality",
+  )
+  predict.add_argument(
+    "--workdir",
+    type=pathlib.Path,
+    required=True,
+    action="append",
+    help="of a run; given again, the runs answer together",
+  )
+  for modality in MODALITIES:
+    predict.add_argument(
+      f"--{modality}",
+      type=pathlib.Path,
+      metavar="FILE",
+      help=f"{modality} image of one scan",
+    )
+  predict.add_argument(
+    "--manifest", type=pathlib.Path, metavar="CSV", help="many scans"
+  )
+  predict.add_argument(
+    "--out", type=pathlib.Path, required=True, help="folder of the answers"
   )
 
   report = _verb(verbs, "report", _report, "write the page of a run")
@@ -299,9 +431,29 @@ def _progress(text: str):
   import rich.progress
 
   console = _console()
-  return lambda items: rich.progress.track(
-    items, text, console=console, disable=not console.is_terminal
+  return lambda items, total=None: rich.progress.track(
+    items, text, total, console=console, disable=not console.is_terminal
   )
+
+
+def _print_counts(counts) -> None:
+  import rich.table
+  import rich.text
+
+  table = rich.table.Table()
+  for title in ("", "", "scans", "participants", "groups"):
+    table.add_column(title, justify="right" if title else "left")
+  previous = ""
+  for what, value, *numbers in counts:
+    if what != previous:
+      table.add_section()
+    table.add_row(
+      "" if what == previous else what,
+      rich.text.Text(value, overflow="fold"),  # a name is no markup
+      *map(str, numbers),
+    )
+    previous = what
+  _console().print(table)
 
 
 def _print_scores(split: str, scores) -> None:

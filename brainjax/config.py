@@ -22,10 +22,16 @@ from brainjax import InputError
 HEAD_DEFAULTS = {
   "lstm": {
     "hidden_size": 256,  # features of the recurrent state
+    "num_layers": 1,  # layers
+    "bidirectional": False,  # also read the slices backwards
+    "readout": "last",  # "last" | "mean": state after, or over, all slices
     "unroll": 1,  # scan steps a loop body holds; speed only
   },
   "gru": {
     "hidden_size": 256,  # features of the recurrent state
+    "num_layers": 1,  # layers
+    "bidirectional": False,  # also read the slices backwards
+    "readout": "last",  # "last" | "mean": state after, or over, all slices
     "unroll": 1,  # scan steps a loop body holds; speed only
   },
   "densenet1d": {
@@ -33,8 +39,48 @@ HEAD_DEFAULTS = {
     "block_config": (4, 4),  # layers of each block
     "num_init_features": 64,  # channels of the first convolution
   },
+  "image2d": {
+    "growth_rate": 12,  # channels a layer appends
+    "block_config": (3, 6, 6, 3),  # layers of each block
+    "num_init_features": 24,  # channels of the first convolution
+    "permute_channels": False,  # the control: shuffle the embeddings' features
+    "permutation_seed": 0,  # of that one shuffle
+  },
+  "seqconv": {
+    "filters": (256, 384, 512),  # channels of each layer
+    "kernel_size": 5,  # slices a kernel sees
+  },
+  "tcn": {
+    "channels": 128,  # of every convolution
+    "dilations": (1, 2, 4, 8),  # slices between taps, of each block
+    "kernel_size": 3,  # taps of a kernel
+    "dropout": 0.2,  # after every convolution
+  },
+  "attention": {
+    "attention_size": 128,  # features from which a slice's weight is found
+  },
+  "transformer": {
+    "head_size": 64,  # features of an attention head
+    "num_heads": 4,  # attention heads
+    "num_layers": 1,  # layers
+  },
+  "mingru": {
+    "hidden_size": 256,  # features of the recurrent state
+    "scan": "associative",  # "associative" | "sequential"; speed only
+  },
+  "minlstm": {
+    "hidden_size": 256,  # features of the recurrent state
+    "scan": "associative",  # "associative" | "sequential"; speed only
+  },
+  "lru": {
+    "hidden_size": 256,  # features, and complex numbers of the state
+    "scan": "associative",  # "associative" | "sequential"; speed only
+  },
   "mean": {},
   "max": {},
+  "logsumexp": {
+    "temperature": 0.2,  # towards 0: the maximum; large: the mean
+  },
 }
 
 
@@ -105,9 +151,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   config.model = model = ml_collections.ConfigDict()
   model.encoder = ml_collections.ConfigDict()
-  model.encoder.preset = "small"  # "densenet121" | "small" | "tiny" | "micro"
+  # "micro" | "tiny" | "small", and torchvision's "densenet121" | "densenet169"
+  # | "densenet201" | "densenet161"
+  model.encoder.preset = "small"  # layers and channels
+  model.encoder.weights = ""  # file it starts from; "" = from scratch
   model.encoder.statistics = "batch"  # BatchNorm over: "batch" | "pack"
   model.head = ml_collections.ConfigDict({"name": head})
+  model.head.projection = 0  # features embeddings are first reduced to; 0 = no
+  model.head.budget = config_dict.placeholder(int)  # parameters; sets the width
   model.head.update(HEAD_DEFAULTS[head])
   model.dropout = 0.5  # of the head's features, before the classifier
   model.dtype = "float32"  # of the computation; parameters stay float32

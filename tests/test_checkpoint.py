@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from brainjax import InputError
+from brainjax import InputError, checkpoint
 from brainjax.checkpoint import Checkpoints
 
 
@@ -50,7 +50,7 @@ def test_keeps_the_latest_and_the_best(folder):
     for step, loss in enumerate([0.9, 0.1, 0.5, 0.4, 0.3], start=1):
       save(checkpoints, step, loss=loss)
     for step in (2, 4, 5):
-      assert checkpoints.is_sound(step)
+      assert checkpoint.is_sound(folder, step)
   manifests = {path.name for path in folder.glob("*.sha256.json")}
   assert manifests == {"2.sha256.json", "4.sha256.json", "5.sha256.json"}
 
@@ -59,8 +59,8 @@ def test_of_equal_losses_the_later_is_the_best(folder):
   with Checkpoints(folder, keep=1) as checkpoints:
     for step, loss in enumerate([0.1, 0.1, 0.5, 0.4], start=1):
       save(checkpoints, step, loss=loss)
-    assert checkpoints.is_sound(2)
-    assert not checkpoints.is_sound(1)
+    assert checkpoint.is_sound(folder, 2)
+    assert not checkpoint.is_sound(folder, 1)
 
 
 def test_flipped_bit_falls_back_to_the_newest_sound_one(folder):
@@ -91,6 +91,64 @@ def test_asking_for_a_damaged_checkpoint_is_refused(folder):
     flip_a_byte(folder / "1")
     with pytest.raises(InputError, match="damaged"):
       checkpoints.restore(1, ABSTRACT)
+
+
+def files_of(folder):
+  return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_part_is_read_without_the_rest_or_its_devices(folder):
+  sharding = jax.NamedSharding(jax.make_mesh((8,), ("data",)), jax.P("data"))
+  weights = jnp.arange(16.0).reshape(8, 2)
+  state = {
+    "params": {"w": jax.device_put(weights, sharding), "b": jnp.ones(3)},
+    "opt_state": {"w": weights},
+  }
+  with Checkpoints(folder, keep=2) as checkpoints:
+    checkpoints.save(5, state, loop={"best_step": 5}, validation_loss=0.1)
+  before = files_of(folder)
+  abstract = {"params": jax.eval_shape(lambda: state["params"])}
+  given = checkpoint.restore_arrays(folder, 5, abstract)
+  assert set(given) == {"params"}
+  assert type(given["params"]["w"]) is np.ndarray
+  np.testing.assert_array_equal(given["params"]["w"], weights)
+  assert given["params"]["w"].dtype == np.float32
+  assert files_of(folder) == before
+
+
+@pytest.mark.parametrize(
+  "asked", [{"w": (2, 3)}, {"w": (3, 2), "v": (1,)}, {"v": (3, 2)}], ids=str
+)
+def test_parts_of_another_model_are_refused(folder, asked):
+  with Checkpoints(folder, keep=2) as checkpoints:
+    save(checkpoints, 1, loss=0.5)
+  abstract = {
+    name: jax.ShapeDtypeStruct(shape, jnp.float32)
+    for name, shape in asked.items()
+  }
+  with pytest.raises(InputError, match="not those of the model"):
+    checkpoint.restore_arrays(folder, 1, abstract)
+
+
+def test_a_part_of_a_damaged_checkpoint_is_refused(folder):
+  with Checkpoints(folder, keep=2) as checkpoints:
+    save(checkpoints, 1, loss=0.5)
+  flip_a_byte(folder / "1")
+  with pytest.raises(InputError, match="damaged"):
+    checkpoint.restore_arrays(folder, 1, {"w": ABSTRACT["w"]})
+
+
+def test_latest_loop_is_of_the_newest_sound_one(folder):
+  assert checkpoint.latest_loop(folder) is None
+  assert not folder.exists()
+  with Checkpoints(folder, keep=3) as checkpoints:
+    save(checkpoints, 9, loss=0.5)
+    save(checkpoints, 10, loss=0.4)
+  assert checkpoint.latest_loop(folder)["best_step"] == 10
+  flip_a_byte(folder / "10")
+  before = files_of(folder)
+  assert checkpoint.latest_loop(folder)["best_step"] == 9
+  assert files_of(folder) == before
 
 
 def test_an_empty_folder_restores_nothing(folder):

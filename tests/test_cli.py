@@ -2,6 +2,8 @@
 
 import csv
 import gzip
+import inspect
+import json
 import os
 import pathlib
 import subprocess
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 
 import helpers
+from brainjax import cli
+from brainjax.cohort import layouts
 from brainjax.training import experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -203,6 +207,35 @@ def test_workdir_of_another_config_is_refused(tmp_path, cohort):
   assert after == before
 
 
+BAD_PREDICTION = {
+  "missing_workdir": (["--workdir=absent", "a.nii"], ["absent/model.json"]),
+  "unfinished_run": (["--workdir=run", "a.nii"], ["run/checkpoints"]),
+  "other_modality": (["--workdir=run", "--t2=a.nii"], ["--t2", "t1"]),
+  "differing_runs": (
+    ["--workdir=run", "--workdir=other", "a.nii"],
+    ["other", "classes"],
+  ),
+  "no_scan": (["--workdir=run"], ["SCAN", "--manifest"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PREDICTION)
+def test_bad_command_ends_predict(tmp_path, cohort, kind):
+  arguments, named = BAD_PREDICTION[kind]
+  config = helpers.micro_config(cohort)
+  run = experiment.resolve(config, tmp_path / "run", 1)
+  experiment.write_model_file(run, num_parameters=7)
+  model = json.loads((tmp_path / "run" / "model.json").read_text())
+  (tmp_path / "other").mkdir()
+  changed = json.dumps(model | {"classes": ["tumour", "normal"]})
+  (tmp_path / "other" / "model.json").write_text(changed)
+  save(tmp_path / "a.nii", volume())
+  before = set(tmp_path.rglob("*"))
+  result = brainjax("predict", "--out=out", *arguments, cwd=tmp_path)
+  assert_refused(result, *named)
+  assert set(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
   "arguments",
   [["evaluate", "--workdir=run"], ["report", "run"], ["dance"], []],
@@ -211,6 +244,26 @@ def test_workdir_of_another_config_is_refused(tmp_path, cohort):
 def test_other_wrong_commands_are_one_line(tmp_path, arguments):
   assert_refused(brainjax(*arguments, cwd=tmp_path))
   assert list(tmp_path.iterdir()) == []
+
+
+def test_an_option_of_another_layout_is_refused(tmp_path):
+  command = ["cohort", "bids", "ds", "--out", "m.csv", "--unit", "run"]
+  assert_refused(brainjax(*command, cwd=tmp_path), "--unit", "figshare", "bids")
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_every_layout_can_be_asked_for(capsys):
+  with pytest.raises(SystemExit):
+    cli.make_parser().parse_args(["cohort", "--help"])
+  printed = " ".join(capsys.readouterr().out.split())
+  assert ", ".join(layouts.LAYOUTS) in printed
+  parameters = {
+    name: layout
+    for layout, read in layouts.LAYOUTS.items()
+    for name in inspect.signature(read).parameters
+    if name not in ("root", "path", "progress")
+  }
+  assert parameters == cli.LAYOUT_OF_OPTION
 
 
 def test_scan_to_report(tmp_path):
@@ -232,6 +285,7 @@ def test_scan_to_report(tmp_path):
 
   printed = succeed("cohort", "folders", "scans", "--out", "manifest.csv")
   assert "13 scans" in printed.stdout
+  assert "glioma" in printed.stdout and "unreadable" in printed.stdout
   settings = [f"--config={SMOKE}", "--config.data.records=records"]
   printed = succeed("prepare", "manifest.csv", "--out", "records", *settings)
   assert "broken.nii.gz" in printed.stderr

@@ -42,7 +42,11 @@ def test_bad_override_names_the_field(override, message):
 
 
 def test_variant_chooses_the_head():
-  assert config.get_config("head=mean").model.head.to_dict() == {"name": "mean"}
+  assert config.get_config("head=mean").model.head.to_dict() == {
+    "name": "mean",
+    "projection": 0,
+    "budget": None,
+  }
   with pytest.raises(InputError, match="head=nothing"):
     config.get_config("head=nothing")
   with pytest.raises(InputError, match="'hed=lstm'"):

@@ -34,15 +34,16 @@ def build_classifier(
     num_classes: Classes K.
 
   Raises:
-    ValueError: A name is unknown; the message lists the choices.
-    TypeError: The head has no such field.
+    ValueError: A name is unknown; the message lists the choices. Or a field
+      of the head is wrong; see `heads.build_head`.
   """
   _check("encoder preset", preset, PRESETS)
   _check("BatchNorm statistics", statistics, STATISTICS)
   _check("dtype", dtype, DTYPES)
+  encoder = DenseNet(**PRESETS[preset], dtype=jnp.dtype(dtype))
   return Classifier(
-    encoder=DenseNet(**PRESETS[preset], dtype=jnp.dtype(dtype)),
-    head=build_head(head),
+    encoder=encoder,
+    head=build_head(head, input_size=encoder.num_features),
     num_classes=num_classes,
     dropout=dropout,
     statistics=statistics,

@@ -23,7 +23,6 @@ class Classifier(nn.Module):
   dropout: float
   statistics: str
 
-  @nn.compact
   def __call__(
     self,
     slices: jax.Array,
@@ -56,10 +55,10 @@ class Classifier(nn.Module):
     """
     packs, num_slices = owner.shape
     valid = owner < num_rows
-    z = self.encoder(
+    z = self.encode(
       slices.reshape(packs * num_slices, *slices.shape[2:]),
-      valid.reshape(-1).astype(jnp.float32),
-      groups={"batch": 1, "pack": packs}[self.statistics],
+      valid.reshape(-1),
+      packs=packs,
       train=train,
     )
 
@@ -78,12 +77,56 @@ class Classifier(nn.Module):
         packs * num_rows, max_length, *values.shape[2:]
       )
 
-    features = self.head(
+    logits = self.classify(
       rows(z.reshape(packs, num_slices, -1)),
       rows(valid),
       rows(positions_mm),
       train=train,
     )
+    return logits.reshape(packs, num_rows, -1)
+
+  def encode(
+    self, slices: jax.Array, valid: jax.Array, *, packs: int, train: bool
+  ) -> jax.Array:
+    """Embeds slices, without regard to the scans they are of.
+
+    Args:
+      slices: f[P,H,W,C] of `packs` packs, end to end.
+      valid: bool[P], False for filler.
+      packs: G. Static.
+      train: Use batch statistics. Static.
+
+    Returns:
+      f[P,D] slice embeddings.
+    """
+    return self.encoder(
+      slices,
+      valid.astype(jnp.float32),
+      groups={"batch": 1, "pack": packs}[self.statistics],
+      train=train,
+    )
+
+  @nn.compact
+  def classify(
+    self,
+    z: jax.Array,
+    mask: jax.Array,
+    positions_mm: jax.Array,
+    *,
+    train: bool,
+  ) -> jax.Array:
+    """Classifies sequences of slice embeddings.
+
+    Args:
+      z: f[R,S,D] slice embeddings.
+      mask: bool[R,S], True where a slice is; the others change nothing.
+      positions_mm: f[R,S] along the slice axis, millimetres.
+      train: Use dropout. Static.
+
+    Returns:
+      f32[R,K] logits.
+    """
+    features = self.head(z, mask, positions_mm, train=train)
     features = nn.Dropout(self.dropout, deterministic=not train)(features)
     logits = nn.Dense(self.num_classes, name="classifier")(features)
-    return logits.astype(jnp.float32).reshape(packs, num_rows, -1)
+    return logits.astype(jnp.float32)

@@ -9,6 +9,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -18,15 +19,13 @@ from brainjax import InputError, records
 from brainjax import config as config_lib
 from brainjax.cohort import splits as splits_lib
 from brainjax.input import plan
-from brainjax.models import build, densenet, heads
+from brainjax.models import densenet, heads, pretrained
 from brainjax.models.classifier import Classifier
-from brainjax.training import losses
+from brainjax.training import losses, reference, trained
 from brainjax.training import workdir as workdir_lib
 from brainjax.training.augment import AugmentRanges
 from brainjax.training.optimizer import make_optimizer
 from brainjax.training.step import StepSettings
-
-SCHEMA_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +81,7 @@ class Experiment:
   ) -> tuple[Classifier, optax.GradientTransformation, StepSettings]:
     """Returns the model, the optimizer and the facts of the step."""
     config = self.config
-    model = build.build_classifier(
-      preset=config.model.encoder.preset,
-      statistics=config.model.encoder.statistics,
-      head=config.model.head.to_dict(),
-      dropout=config.model.dropout,
-      dtype=config.model.dtype,
-      num_classes=len(self.classes),
-    )
+    model = trained.build_model(config.model, len(self.classes))
     settings = StepSettings(
       zero_code=records.ZERO_CODES[self.record_set.dtype],
       num_rows=self.shape.rows,
@@ -100,6 +92,27 @@ class Experiment:
       seed=config.train.seed,
     )
     return model, make_optimizer(**config.optimizer), settings
+
+  def import_encoder(self) -> tuple[dict[str, Any], str]:
+    """Reads what the encoder starts from, `model.encoder.weights`.
+
+    Returns:
+      Its `{"params", "batch_stats"}` and the sha256 of the file.
+
+    Raises:
+      InputError: The file cannot be read, or does not fit the encoder.
+    """
+    path = pathlib.Path(self.config.model.encoder.weights)
+    encoder = trained.build_model(self.config.model, len(self.classes)).encoder
+    try:
+      variables = pretrained.load_encoder(
+        path, encoder, self.record_set.slice_shape
+      )
+    except (OSError, ValueError) as error:
+      raise InputError(
+        f"config.model.encoder.weights={path}: {error}"
+      ) from error
+    return variables, records.sha256_of(path)
 
 
 def resolve(
@@ -134,6 +147,9 @@ def resolve(
       " wrote, as --config.data.records=RECORDS"
     )
   config.data.records = str(pathlib.Path(config.data.records).resolve())
+  if config.model.encoder.weights:
+    weights = pathlib.Path(config.model.encoder.weights).resolve()
+    config.model.encoder.weights = str(weights)
   if config.data.packs is None:
     config.data.packs = num_devices
   if config.data.packs % num_devices:
@@ -150,6 +166,12 @@ def resolve(
   classes = tuple(config_lib.parse_classes(config.task.classes))
   experiment = _derive(config, workdir, record_set, classes, scans)
   _check_splits(experiment)
+  try:
+    trained.build_model(config.model, len(classes))
+  except ValueError as error:
+    raise InputError(f"config.model: {error}") from error
+  if config.model.encoder.weights and not config_file.is_file():
+    experiment.import_encoder()  # which refuses a file that does not fit
 
   workdir.mkdir(parents=True, exist_ok=True)
   splits_file = workdir / "splits.csv"
@@ -178,12 +200,7 @@ def open_run(workdir: pathlib.Path) -> Experiment:
         f" --workdir={workdir}` first"
       )
   config = workdir_lib.read_config(workdir / "config.json")
-  model = json.loads((workdir / "model.json").read_text())
-  if model["schema_version"] != SCHEMA_VERSION:
-    raise InputError(
-      f"{workdir / 'model.json'}: schema version {model['schema_version']},"
-      f" this brainjax reads {SCHEMA_VERSION}; run `brainjax train` again"
-    )
+  model = trained.read_model_file(workdir)
   record_set = records.RecordSet(config.data.records)
   if record_set.sha256 != model["records_sha256"]:
     raise InputError(
@@ -194,7 +211,7 @@ def open_run(workdir: pathlib.Path) -> Experiment:
     config,
     workdir,
     record_set,
-    tuple(model["classes"]),
+    model["classes"],
     workdir_lib.read_scans(workdir / "splits.csv"),
   )
 
@@ -235,17 +252,29 @@ def assign_scans(
   )
 
 
-def write_model_file(experiment: Experiment, num_parameters: int) -> None:
-  """Writes `model.json`: what a use of the model must know of it."""
+def write_model_file(
+  experiment: Experiment,
+  num_parameters: int,
+  encoder_weights_sha256: str = "",
+) -> None:
+  """Writes `model.json`: what a use of the model must know of it.
+
+  Args:
+    experiment: The run's facts.
+    num_parameters: Trained numbers of the model.
+    encoder_weights_sha256: Of the file that the encoder started from; "" if
+      it started from scratch.
+  """
   record_set, config = experiment.record_set, experiment.config
   train_groups = {
     s["group_id"] for s in experiment.scans if s["split"] == "train"
   }
   content = {
-    "schema_version": SCHEMA_VERSION,
+    "schema_version": trained.SCHEMA_VERSION,
     "classes": list(experiment.classes),
     "class_labels": config_lib.parse_classes(config.task.classes),
     "positive": config.task.positive,
+    "model": config.model.to_dict(),
     "modalities": record_set.index["modalities"],
     "preparation": record_set.index["preparation"],
     "slice_shape": list(record_set.slice_shape),
@@ -256,6 +285,11 @@ def write_model_file(experiment: Experiment, num_parameters: int) -> None:
     "records_sha256": record_set.sha256,
     "splits_sha256": records.sha256_of(experiment.workdir / "splits.csv"),
     "encoder_group_ids": sorted(train_groups),
+    "encoder_weights_sha256": encoder_weights_sha256,
+    "reference": reference.fit_reference(
+      (record_set[int(i)] for i in experiment.subset("train")),
+      record_set.index["modalities"],
+    ),
   }
   records.write_text(
     experiment.workdir / "model.json", json.dumps(content, indent=2) + "\n"

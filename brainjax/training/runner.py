@@ -2,16 +2,16 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from brainjax import InputError
 from brainjax.checkpoint import Checkpoints
 from brainjax.input import packing, pipeline
 from brainjax.training import experiment as experiment_lib
-from brainjax.training import sharding
+from brainjax.training import sharding, trained
 from brainjax.training import step as step_lib
 
 
@@ -65,6 +65,15 @@ class Runner:
       lambda tree: jax.tree.map(lambda leaf: leaf + 0, tree),
       out_shardings=sharding.replicated(self._mesh),
     )(state)
+
+  def start_encoder(self, variables: Mapping[str, Any]) -> None:
+    """Takes `{"params", "batch_stats"}` as the encoder's, before step 1."""
+    self.adopt(
+      self.state.replace(
+        params=self.state.params | {"encoder": variables["params"]},
+        batch_stats={"encoder": variables["batch_stats"]},
+      )
+    )
 
   @functools.cached_property
   def train_step(self) -> jax.stages.Compiled:
@@ -157,15 +166,10 @@ def restore_best(runner: Runner) -> int:
   Raises:
     InputError: The run has no sound checkpoint yet.
   """
-  folder = (runner.experiment.workdir / "checkpoints").resolve()
+  workdir = runner.experiment.workdir
+  step = trained.best_step(workdir)
+  folder = (workdir / "checkpoints").resolve()
   keep = runner.experiment.config.checkpoint.keep
   with Checkpoints(folder, keep=keep) as checkpoints:
-    latest = checkpoints.restore_latest(runner.abstract_state())
-    if latest is None or not latest.loop["best_step"]:
-      raise InputError(
-        f"{folder}: no checkpoint of a whole epoch yet; run `brainjax train`"
-        " to its end first"
-      )
-    best_step = latest.loop["best_step"]
-    runner.adopt(checkpoints.restore(best_step, runner.abstract_state()).state)
-  return best_step
+    runner.adopt(checkpoints.restore(step, runner.abstract_state()).state)
+  return step

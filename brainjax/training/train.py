@@ -21,7 +21,7 @@ from brainjax.checkpoint import Checkpoints
 from brainjax.input import plan
 from brainjax.metrics import classification, statistics
 from brainjax.training import experiment as experiment_lib
-from brainjax.training import logs, sharding
+from brainjax.training import logs, sharding, trained
 from brainjax.training import workdir as workdir_lib
 from brainjax.training.runner import Runner
 
@@ -86,7 +86,15 @@ def train(
     if loop.stopped or first_step >= num_steps:
       console.print(f"{workdir}: already trained, {first_step} steps")
       return
-    experiment_lib.write_model_file(experiment, runner.num_parameters)
+    weights_sha256 = ""
+    if config.model.encoder.weights and restored:
+      facts = trained.read_model_file(workdir)
+      weights_sha256 = facts["encoder_weights_sha256"]
+    elif config.model.encoder.weights:
+      weights_sha256 = _start_encoder(runner, console)
+    experiment_lib.write_model_file(
+      experiment, runner.num_parameters, weights_sha256
+    )
     workdir_lib.write_environment_file(workdir)
     console.print(_summary(experiment, runner.num_parameters), highlight=False)
     if first_step:
@@ -110,6 +118,20 @@ def train(
         display=display,
         stop=stop,
       )
+
+
+def _start_encoder(runner: Runner, console: rich.console.Console) -> str:
+  """Gives the encoder the weights of a file, and returns its sha256."""
+  variables, sha256 = runner.experiment.import_encoder()
+  runner.start_encoder(variables)
+  size = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+  encoder = runner.experiment.config.model.encoder
+  console.print(
+    f"{encoder.preset}: {size:,} parameters start from {encoder.weights}"
+    f" (sha256 {sha256[:12]})",
+    highlight=False,
+  )
+  return sha256
 
 
 def _run(

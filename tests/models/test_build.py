@@ -1,8 +1,11 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from brainjax.models.build import build_classifier
+from brainjax.models.heads import count_parameters
 
 FIELDS = {
   "preset": "tiny",
@@ -20,7 +23,7 @@ FIELDS = {
     ("preset", "large", "no encoder preset 'large'; .*'densenet121'"),
     ("statistics", "global", r"no BatchNorm statistics 'global'; .*'pack'"),
     ("dtype", "float16", r"no dtype 'float16'; .*'bfloat16', 'float32'"),
-    ("head", {"name": "rnn"}, r"no head 'rnn'; .*'lstm', 'mean'"),
+    ("head", {"name": "rnn"}, r"no head 'rnn'; .*'lstm', .*'mean'"),
   ],
 )
 def test_bad_value_names_the_choices(field, value, message):
@@ -34,6 +37,27 @@ def test_fields_reach_their_modules():
   assert model.encoder.dtype == jnp.bfloat16
   assert model.head.hidden_size == 4
   assert (model.dropout, model.statistics) == (0.25, "pack")
+
+
+def test_budget_counts_the_head_as_built():
+  head = {"name": "gru", "hidden_size": 9, "projection": 6, "budget": 2_000}
+  model = build_classifier(**(FIELDS | {"preset": "micro", "head": head}))
+  owner = jnp.zeros((1, 2), jnp.int32)
+  init = functools.partial(model.init, num_rows=1, max_length=2, train=False)
+  arguments = jnp.zeros((1, 2, 16, 16, 1)), owner, owner, jnp.zeros((1, 2))
+  params = jax.eval_shape(init, jax.random.key(0), *arguments)["params"]
+  assert params["head"].keys() == {"projection", "norm", "head"}
+  count = sum(leaf.size for leaf in jax.tree.leaves(params["head"]))
+  assert count == count_parameters(model.head, model.encoder.num_features)
+  assert abs(count - 2_000) < 100
+
+
+@pytest.mark.parametrize(
+  ("preset", "size"), [("densenet121", 1024), ("small", 512), ("tiny", 93)]
+)
+def test_presets_have_their_embedding_sizes(preset, size):
+  model = build_classifier(**(FIELDS | {"preset": preset}))
+  assert model.encoder.num_features == size
 
 
 def test_computation_is_half_and_parameters_are_single():

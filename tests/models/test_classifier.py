@@ -117,6 +117,35 @@ def test_matches_one_scan_at_a_time():
     np.testing.assert_allclose(logits[g, row], alone(z, mask), atol=1e-6)
 
 
+def test_encode_and_classify_are_its_two_halves():
+  slices, _, _, positions_mm = batch([[4]], num_slices=S)
+  expected = infer(QUICK, variables(QUICK), batch([[4]], num_slices=S))
+  z = QUICK.apply(
+    variables(QUICK),
+    slices[0],
+    np.ones(S, bool),
+    packs=1,
+    train=False,
+    method="encode",
+  )
+  logits = QUICK.apply(
+    variables(QUICK),
+    z[None],
+    np.ones((1, S), bool),
+    positions_mm,
+    train=False,
+    method="classify",
+  )
+  np.testing.assert_allclose(logits[0], expected[0, 0], atol=1e-6)
+
+
+def test_parameters_keep_their_names():
+  tree = variables(classifier())
+  assert set(tree["params"]) == {"encoder", "head", "classifier"}
+  assert set(tree["batch_stats"]) == {"encoder"}
+  assert set(tree["params"]["classifier"]) == {"kernel", "bias"}
+
+
 def test_head_gets_positions_in_millimetres_and_a_mask():
   class Positions(nn.Module):
     def __call__(self, z, mask, positions_mm, *, train):

@@ -8,118 +8,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from brainjax.models.heads import HEADS, build_head
+from brainjax.config import HEAD_DEFAULTS
+from brainjax.models.heads import (
+  HEADS,
+  WIDTH_FIELDS,
+  build_head,
+  count_parameters,
+)
+from models import (
+  slow_convolutional,
+  slow_linear_recurrence,
+  slow_pooling,
+  slow_recurrent,
+  slow_transformer,
+)
 
 B, S, D = 4, 7, 5
-FIELDS = {
-  "lstm": {"hidden_size": 6, "unroll": 2},
-  "gru": {"hidden_size": 6, "unroll": 2},
-  "densenet1d": {
-    "growth_rate": 3,
-    "block_config": (2, 1, 1),
-    "num_init_features": 4,
-  },
-  "mean": {},
-  "max": {},
-}
-
-
-def sigmoid(x):
-  return 1 / (1 + np.exp(-x))
-
-
-def slow_lstm(params, z, mask, positions_mm):
-  size = len(params["recurrent_kernel"])
-  features = np.zeros((len(z), size))
-  for b, row in enumerate(z):
-    cell = hidden = np.zeros(size)
-    for s, inputs in enumerate(row):
-      if mask[b, s]:
-        gates = inputs @ params["input_kernel"] + params["bias"]
-        gates += hidden @ params["recurrent_kernel"]
-        i, f, g, o = gates.reshape(4, size)
-        cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
-        hidden = sigmoid(o) * np.tanh(cell)
-    features[b] = hidden
-  return features
-
-
-def slow_gru(params, z, mask, positions_mm):
-  size = len(params["recurrent_kernel"])
-  w_r, w_u, w_n = np.split(params["input_kernel"], 3, axis=1)
-  u_r, u_u, u_n = np.split(params["recurrent_kernel"], 3, axis=1)
-  b_r, b_u, b_n = np.split(params["bias"], 3)
-  features = np.zeros((len(z), size))
-  for b, row in enumerate(z):
-    for s, inputs in enumerate(row):
-      if mask[b, s]:
-        hidden = features[b]
-        reset = sigmoid(inputs @ w_r + hidden @ u_r + b_r)
-        update = sigmoid(inputs @ w_u + hidden @ u_u + b_u)
-        new = hidden @ u_n + params["recurrent_new_bias"]
-        new = np.tanh(inputs @ w_n + b_n + reset * new)
-        features[b] = (1 - update) * new + update * hidden
-  return features
-
-
-def slow_densenet1d(params, z, mask, positions_mm):
-  """Slice by slice and row by row; slices outside the mask read as zeros."""
-
-  def norm(x, name):
-    centred = x - x.mean(-1, keepdims=True)
-    unit = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-6)
-    return np.maximum(unit * params[name]["scale"] + params[name]["bias"], 0)
-
-  def convolve(x, valid, name):
-    kernel = params[name]["kernel"]
-    result = np.zeros((len(x), kernel.shape[-1]))
-    for s in range(len(x)):
-      for k in range(3):
-        neighbour = s + k - 1
-        if 0 <= neighbour < len(x) and valid[neighbour]:
-          result[s] += x[neighbour] @ kernel[k]
-    return result
-
-  features = []
-  blocks = FIELDS["densenet1d"]["block_config"]
-  for x, valid in zip(z, mask, strict=True):
-    x = convolve(x, valid, "conv0")
-    for b, num_layers in enumerate(blocks, 1):
-      for i in range(1, num_layers + 1):
-        name = f"denseblock{b}_denselayer{i}"
-        y = norm(x, f"{name}_norm1") @ params[f"{name}_conv1"]["kernel"]
-        y = convolve(norm(y, f"{name}_norm2"), valid, f"{name}_conv2")
-        x = np.concatenate([x, y], -1)
-      if b < len(blocks):
-        x = norm(x, f"transition{b}_norm")
-        x = x @ params[f"transition{b}_conv"]["kernel"]
-        starts = range(0, len(x), 2)
-        pairs = [(x[s : s + 2], valid[s : s + 2]) for s in starts]
-        x = np.stack([p[v].sum(0) / max(v.sum(), 1) for p, v in pairs])
-        valid = np.array([v.any() for _, v in pairs])
-    x = norm(x, "norm_last")[valid]
-    features.append(x.sum(0) / max(len(x), 1))
-  return np.stack(features)
-
-
-def slow_max(params, z, mask, positions_mm):
-  rows = zip(z, mask, strict=True)
-  return np.stack([row[m].max(0) if m.any() else 0 * row[0] for row, m in rows])
-
-
-def slow_mean(params, z, mask, positions_mm):
-  rows = zip(z, mask, strict=True)
-  return np.stack([row[m].sum(0) / max(m.sum(), 1) for row, m in rows])
-
-
-# One plain-numpy reference for each head; a head without one fails.
-REFERENCES = {
-  "lstm": slow_lstm,
-  "gru": slow_gru,
-  "densenet1d": slow_densenet1d,
-  "mean": slow_mean,
-  "max": slow_max,
-}
+SOURCES = (
+  slow_convolutional,
+  slow_linear_recurrence,
+  slow_pooling,
+  slow_recurrent,
+  slow_transformer,
+)
+# A key "lstm:bidirectional" is a variant of the head before the colon.
+FIELDS = {key: fields for s in SOURCES for key, fields in s.FIELDS.items()}
+REFERENCES = {key: slow for s in SOURCES for key, slow in s.REFERENCES.items()}
 
 
 def sequences(seed=0, length=S):
@@ -137,7 +51,7 @@ def sequences(seed=0, length=S):
 @functools.cache
 def initialised(name):
   """The head, and variables whose biases are not zero, which hides signs."""
-  head = build_head({"name": name, **FIELDS[name]})
+  head = build_head({"name": name.partition(":")[0], **FIELDS[name]})
   init = jax.jit(functools.partial(head.init, train=False))
   variables = init(jax.random.key(0), *sequences())
   rng = np.random.default_rng(1)
@@ -165,9 +79,14 @@ def value_and_gradients(head, variables, z, mask, positions_mm):
   return features, *gradients
 
 
-@pytest.fixture(params=sorted(HEADS))
+@pytest.fixture(params=sorted(FIELDS))
 def name(request):
   return request.param
+
+
+def test_every_head_has_a_reference():
+  assert FIELDS.keys() == REFERENCES.keys()
+  assert {key.partition(":")[0] for key in FIELDS} == set(HEADS)
 
 
 def test_head_matches_its_slow_reference(name):
@@ -319,9 +238,67 @@ def test_build_head_names_the_choices():
     build_head({"name": "rnn"})
 
 
-def test_build_head_refuses_an_unknown_field():
-  with pytest.raises(TypeError, match="hidden"):
-    build_head({"name": "lstm", "hidden": 8})
+@pytest.mark.parametrize(
+  "fields, message",
+  [
+    ({"name": "max", "unroll": 8}, r"'max' has no field 'unroll'; .* \[\]"),
+    ({"name": "lstm"}, "'lstm' needs a value of its field 'hidden_size'"),
+    ({"name": "lstm", "hidden_size": 0}, "hidden_size is 0; at least 1"),
+    ({"name": "max", "projection": -1}, "projection is -1; 0"),
+  ],
+)
+def test_build_head_refuses_a_bad_field(fields, message):
+  with pytest.raises(ValueError, match=message):
+    build_head(fields)
+
+
+def test_head_without_projection_is_the_head_itself():
+  head, variables = initialised("max:projection")
+  assert set(variables["params"]) == {"projection", "norm"}
+  assert build_head({"name": "max", "projection": 0}) == head.head
+
+
+def test_every_head_has_defaults():
+  assert HEAD_DEFAULTS.keys() == HEADS.keys()
+  for name, fields in HEAD_DEFAULTS.items():
+    head = build_head({"name": name, **fields})
+    has_parameters = count_parameters(head, 4) > 0
+    assert has_parameters == (name in WIDTH_FIELDS)
+
+
+@pytest.mark.parametrize("name", sorted(WIDTH_FIELDS))
+def test_budget_finds_the_width(name):
+  fields = {"name": name, **FIELDS[name], "projection": 3}
+  head, field = build_head(fields), WIDTH_FIELDS[name]
+  budget = count_parameters(head, D)
+  value = fields[field]
+  wider = tuple(9 * v for v in value) if isinstance(value, tuple) else 9 * value
+  given = {**fields, field: wider, "budget": budget}
+  assert build_head(given, input_size=D) == head
+
+
+def test_budget_finds_the_nearest_width():
+  fields = {"name": "mingru", "hidden_size": 3, "scan": "sequential"}
+  per_feature = 2 * (D + 1)
+  for budget, size in [(8.4, 8), (8.6, 9), (1.1, 1), (3.2, 3), (200.9, 201)]:
+    given = {**fields, "budget": round(budget * per_feature)}
+    assert build_head(given, input_size=D).hidden_size == size
+
+
+def test_budget_out_of_reach_names_the_nearest():
+  fields = {"name": "mingru", **FIELDS["mingru"], "projection": 100}
+  with pytest.raises(
+    ValueError, match="budget is 100, .* 'mingru' can have is 1002 parameters"
+  ):
+    build_head({**fields, "budget": 100}, input_size=D)
+  with pytest.raises(ValueError, match="needs the input_size"):
+    build_head({**fields, "budget": 2000})
+
+
+def test_heads_without_parameters_ignore_a_budget():
+  assert build_head({"name": "mean", "budget": 100}) == build_head(
+    {"name": "mean"}
+  )
 
 
 def test_heads_are_read_only():

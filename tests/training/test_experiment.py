@@ -86,6 +86,9 @@ def test_packs_of_the_first_start_stay(cohort, tmp_path):
     ("split.fractions=(0.9, 0.05, 0.2)", "config.split.fractions"),
     ("data.records=nowhere", "nowhere: no index.json"),
     ("data.records=", "config.data.records: unset"),
+    ("model.head.readout=first", "config.model: .*readout"),
+    ("model.head.num_layers=0", "config.model: .*num_layers"),
+    ("model.head.budget=3", "config.model: .*budget"),
   ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_nothing(

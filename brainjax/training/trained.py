@@ -1,0 +1,167 @@
+"""The model of a run, from `model.json` and its best checkpoint alone.
+
+The records, the splits, the config and the devices of the training may be
+gone.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from brainjax import InputError, checkpoint
+from brainjax import config as config_lib
+from brainjax.models import build
+from brainjax.models.classifier import Classifier
+
+SCHEMA_VERSION = 2  # of model.json
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A model that can be used.
+
+  Attributes:
+    workdir: Of the run.
+    facts: What `experiment.write_model_file` wrote.
+    model: The classifier.
+    variables: Its parameters and BatchNorm statistics, numpy arrays.
+    step: Of the checkpoint they are from.
+    checkpoint_sha256: Identifies that checkpoint.
+  """
+
+  workdir: pathlib.Path
+  facts: dict[str, Any]
+  model: Classifier
+  variables: dict[str, Any]
+  step: int
+  checkpoint_sha256: str
+
+
+def load_trained(workdir: pathlib.Path) -> Trained:
+  """Loads the model of a run, on any machine and without its records.
+
+  Raises:
+    InputError: The run is not ready, or a file is missing or damaged.
+  """
+  facts = read_model_file(workdir)
+  model = build_model(
+    ml_collections.ConfigDict(facts["model"]), len(facts["classes"])
+  )
+  slots = (1, 1)
+  abstract = jax.eval_shape(
+    functools.partial(model.init, num_rows=1, max_length=1, train=False),
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((*slots, *facts["slice_shape"]), np.float32),
+    jax.ShapeDtypeStruct(slots, np.int32),
+    jax.ShapeDtypeStruct(slots, np.int32),
+    jax.ShapeDtypeStruct(slots, np.float32),
+  )
+  step, folder = best_step(workdir), workdir / "checkpoints"
+  return Trained(
+    workdir=workdir,
+    facts=facts,
+    model=model,
+    variables=checkpoint.restore_arrays(folder, step, abstract),
+    step=step,
+    checkpoint_sha256=checkpoint.sha256_of_step(folder, step),
+  )
+
+
+def read_model_file(workdir: pathlib.Path) -> dict[str, Any]:
+  """Reads `model.json`; lists become tuples, as in a config.
+
+  Raises:
+    InputError: It is missing, or of another schema version.
+  """
+  path = workdir / "model.json"
+  if not path.is_file():
+    raise InputError(
+      f"{path}: missing; give the --workdir of a run of `brainjax train`"
+    )
+  content = json.loads(path.read_text(), object_hook=_with_tuples)
+  if content["schema_version"] != SCHEMA_VERSION:
+    raise InputError(
+      f"{path}: schema version {content['schema_version']}, this brainjax"
+      f" reads {SCHEMA_VERSION}; run `brainjax train` again, with another"
+      " --workdir"
+    )
+  return content
+
+
+def shared_facts(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
+  """Returns `model.json` of the first of runs that can answer together.
+
+  Raises:
+    InputError: A file is missing, or a run has other classes, modalities or
+      another preparation than the first.
+  """
+  first, *others = [read_model_file(workdir) for workdir in workdirs]
+  wanted = _decisive(first)
+  for workdir, facts in zip(workdirs[1:], others, strict=True):
+    found = _decisive(facts)
+    for name in sorted(wanted.keys() | found.keys()):
+      if wanted.get(name) != found.get(name):
+        raise InputError(
+          f"{workdir}: its {name} is {found.get(name)}, that of {workdirs[0]}"
+          f" is {wanted.get(name)}; only runs of the same classes and"
+          " preparation answer together"
+        )
+  return first
+
+
+def build_model(
+  section: ml_collections.ConfigDict, num_classes: int
+) -> Classifier:
+  """Builds the model of the config's section `model`."""
+  return build.build_classifier(
+    preset=section.encoder.preset,
+    statistics=section.encoder.statistics,
+    head=section.head.to_dict(),
+    dropout=section.dropout,
+    dtype=section.dtype,
+    num_classes=num_classes,
+  )
+
+
+def best_step(workdir: pathlib.Path) -> int:
+  """Returns the step of the lowest validation loss, as of the last epoch.
+
+  Raises:
+    InputError: The run has no sound checkpoint yet.
+  """
+  loop = checkpoint.latest_loop(workdir / "checkpoints")
+  if loop is None or not loop["best_step"]:
+    raise InputError(
+      f"{workdir / 'checkpoints'}: no checkpoint of a whole epoch yet; run"
+      " `brainjax train` to its end first"
+    )
+  return loop["best_step"]
+
+
+def _decisive(facts: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what must be equal in runs that answer together."""
+  preparation = ml_collections.ConfigDict(facts["preparation"])
+  return {
+    "classes": facts["classes"],
+    **{
+      f"preparation.{name}": value
+      for name, value in config_lib.leaf_fields(preparation).items()
+      if name != "shard_scans"  # how records were stored
+    },
+    # Where the config leaves it to the manifest, this says what it was.
+    "preparation.modalities": facts["modalities"],
+  }
+
+
+def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+  return {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in fields.items()
+  }
