@@ -49,7 +49,8 @@ def run_jobs(
     running: dict[concurrent.futures.Future[Any], int] = {}
     while True:
       for index, job in waiting:
-        running[pool.submit(function, job)] = index
+        with _blocked(signal.SIGINT):
+          running[pool.submit(function, job)] = index
         if len(running) >= _IN_FLIGHT * workers:
           break
       if not running:
@@ -90,9 +91,20 @@ def _pool(workers: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
     pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _blocked(signal_number: signal.Signals) -> Iterator[None]:
+  """Holds a signal back; processes that are started never get it.
+
+  A terminal sends Ctrl-C to all, and the parent decides what it means.
+  """
+  earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal_number})
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+
+
 def _start_worker() -> None:
-  # A terminal sends Ctrl-C to all; the parent decides what it means.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
   threadpoolctl.threadpool_limits(1)  # there is a worker a core
   threading.Thread(target=_end_with_parent, daemon=True).start()
 
