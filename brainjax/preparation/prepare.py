@@ -8,6 +8,7 @@ they are; of them, what did not change is taken over.
 """
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import json
@@ -214,8 +215,9 @@ def _prepare_rows(
     workers=num_workers,
     name_of=lambda job: job.manifest.rows[0]["participant_id"],
   )
-  shown = progress(results, len(jobs)) if progress else results
-  done = dict(shown)
+  # Closed at once if the loop is left, which ends the workers.
+  with contextlib.closing(results):
+    done = dict(progress(results, len(jobs)) if progress else results)
   return [done[index] for index in range(len(jobs))]
 
 

@@ -7,7 +7,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -26,10 +26,11 @@ def run_jobs(
   *,
   workers: int,
   name_of: Callable[[Job], str],
-) -> Iterator[tuple[int, Result]]:
+) -> Generator[tuple[int, Result], None, None]:
   """Runs `function` on every job and yields (index, result) as they end.
 
-  Workers end with this process, however it ends.
+  Workers end with this process, however it ends, and when the generator is
+  closed; who may leave the loop early closes it (`contextlib.closing`).
 
   Args:
     function: Of a module, so that it can be sent.

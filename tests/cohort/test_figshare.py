@@ -144,6 +144,7 @@ def test_values_unknown_to_the_release_are_refused(release, pid, label):
     figshare.read_figshare(release)
 
 
+@pytest.mark.slow
 def test_counts_of_the_real_set(data_root):
   script = data_root / "figshare" / "expand.py"
   with tempfile.TemporaryDirectory() as root:

@@ -231,14 +231,16 @@ if __name__ == "__main__":
 def test_interrupt_does_not_wait_for_workers(tmp_path):
   script = tmp_path / "main.py"
   script.write_text("""
-import os, signal, time
+import contextlib, os, signal, time
 from brainjax.preparation import workers
 def slow(job):
   if job:
     time.sleep(60)
 if __name__ == "__main__":
-  for _ in workers.run_jobs(slow, [0, 1, 1], workers=2, name_of=str):
-    os.killpg(0, signal.SIGINT)  # as a terminal does
+  jobs = workers.run_jobs(slow, [0, 1, 1], workers=2, name_of=str)
+  with contextlib.closing(jobs):
+    for _ in jobs:
+      os.killpg(0, signal.SIGINT)  # as a terminal does
 """)
   process = subprocess.run(
     [sys.executable, script],

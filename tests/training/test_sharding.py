@@ -11,6 +11,8 @@ from brainjax.training import experiment, runner, sharding
 
 NUM_STEPS = 30
 
+pytestmark = pytest.mark.slow  # each compiles a step or two
+
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):

@@ -113,6 +113,7 @@ def test_non_finite_update_is_rejected(cohort, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
+@pytest.mark.slow
 def test_packs_simply_add(cohort, tmp_path):
   """With statistics a pack, two packs equal two passes whose sums are added."""
   exact = ("model.dropout=0.0", "model.encoder.statistics=pack")
