@@ -7,7 +7,8 @@
 A key is a hash over all that decides the content, so what is there under a
 key is right, whatever was interrupted or changed in between. Facts are a dict
 of the row's ids, `key`, `input_sha256`, `spacing_mm` and `bias_fields`; with
-`length` and `warnings`, or with `file` and `reason`.
+`length` and `warnings`, or with `file` and `reason`. Where a file could not
+even be read, there is no hash and the key is "".
 """
 
 import dataclasses
@@ -93,17 +94,16 @@ def prepare_row(job: Job) -> Done:
     name: image_files(job.manifest, row, name)
     for name in (*modalities_of(job.manifest, job.config), "mask")
   }
-  try:
-    # Of what is no file, preparation says so.
-    hashes = {
-      file: records.sha256_of(file) if file.is_file() else ""
-      for files in inputs.values()
-      for file in files
-    }
-  except OSError as error:
-    reason = error.strerror or str(error)
-    facts = ids | {"key": "", "file": str(error.filename), "reason": reason}
-    return Done(Found(facts | {"bias_fields": []}, job.out, None), "new")
+  hashes: dict[pathlib.Path, str] = {}
+  for image in (image for files in inputs.values() for image in files):
+    try:
+      # Of what is no file, preparation says so.
+      hashes[image] = records.sha256_of(image) if image.is_file() else ""
+    except OSError as error:
+      # Without a key, for it may be readable the next time.
+      facts = ids | {"key": "", "file": str(image), "bias_fields": []}
+      facts["reason"] = error.strerror or str(error)
+      return Done(Found(facts, job.out, None), "new")
   facts: Facts = ids | {
     "input_sha256": records.sha256_of_json(
       {name: [hashes[f] for f in files] for name, files in inputs.items()}
@@ -147,8 +147,8 @@ def prepare_row(job: Job) -> Done:
 def _why(facts: Facts, earlier: Sequence[Found]) -> str:
   if not earlier:
     return "new"
-  before = earlier[0].facts
-  changed = [name for name in _DECISIVE if before[name] != facts[name]]
+  before = earlier[0].facts  # without these, if a file was not readable
+  changed = [name for name in _DECISIVE if before.get(name) != facts[name]]
   return changed[0] if changed else "settings"
 
 

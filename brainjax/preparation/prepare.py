@@ -157,7 +157,12 @@ def _claim(out: pathlib.Path, manifest: Manifest, config: Any) -> list[str]:
     )
   text = json.dumps(origin, indent=1) + "\n"
   before = json.loads(file.read_text() if file.is_file() else text)
-  records.write_text(file, text)
+  try:
+    records.write_text(file, text)
+  except OSError as error:
+    raise InputError(
+      f"{file}: {error.strerror or error}; make room, or choose another --out"
+    ) from error
   return _changes(before, json.loads(text))
 
 

@@ -255,7 +255,6 @@ if __name__ == "__main__":
 
 def test_full_disk_loses_nothing(tmp_path):
   path, out = _cohort(tmp_path, count=3, bad=()), tmp_path / "out"
-  sizes = []
   wanted = tmp_path / "wanted"
   prepare.prepare(path, wanted, SETTINGS)
   sizes = [f.stat().st_size for f in wanted.iterdir() if f.is_file()]
@@ -275,7 +274,7 @@ try:
 except InputError as error:
   print(error)
 """)
-  for limit in (2000, max(sizes) - 1):
+  for limit in (100, 2000, max(sizes) - 1):
     process = subprocess.run(
       [sys.executable, script, str(limit)],
       timeout=60,
@@ -284,8 +283,12 @@ except InputError as error:
       check=True,
     )
     assert process.stdout.count("\n") == 1
-    assert process.stdout.startswith(f"{out}: ")
+    assert process.stdout.startswith(str(out))
     assert "File too large" in process.stdout
+    if limit == 100:  # not even preparation.json
+      assert "preparation.json: " in process.stdout
+      continue
+    assert process.stdout.startswith(f"{out}: ")
     assert "same command" in process.stdout
     assert not list(out.rglob("*.partial"))
   summary = prepare.prepare(path, out, SETTINGS)
@@ -379,6 +382,26 @@ def test_changed_scans_alone_are_prepared_again(tmp_path):
   assert record_set[0].label == record_set.rows[0]["label"] == "normal"
   spacing = record_set[2].geometry["file_spacing_mm"]
   np.testing.assert_allclose(spacing, [10, 10, 12])
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
+  path, out = _cohort(tmp_path, bad=()), tmp_path / "records"
+  sha256_of = records.sha256_of
+
+  def failing(file):
+    if pathlib.Path(file).name == "p1.nii":
+      raise PermissionError(13, "Permission denied", str(file))
+    return sha256_of(file)
+
+  monkeypatch.setattr(records, "sha256_of", failing)
+  summary = prepare.prepare(path, out, SETTINGS)
+  (row,) = summary.rejected
+  assert row["file"].endswith("p1.nii")
+  assert row["reason"] == "Permission denied"
+  monkeypatch.undo()
+  summary = prepare.prepare(path, out, SETTINGS)
+  assert summary.counts == {"kept": 3, "with changed files": 1}
+  assert summary.num_records == 4 and not summary.rejected
 
 
 def test_earlier_records_stay_until_the_new_ones_are_there(tmp_path):
