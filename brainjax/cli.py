@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Iterable, Sequence
 
 import brainjax
@@ -148,6 +149,21 @@ def _train(args) -> int:
 def _stopped(stopped: Exception) -> int:
   _say(f"{stopped}; the same command continues")
   return EXIT_STOPPED
+
+
+def _encode(args) -> None:
+  from brainjax.training import encode
+
+  began = time.perf_counter()
+  summary = encode.encode(
+    args.workdir, args.out, progress=_progress("encoding")
+  )
+  seconds = time.perf_counter() - began
+  _say(
+    f"{args.out}: {summary.num_scans} scans, {summary.num_slices} slices,"
+    f" {summary.num_features} features each; "
+    + (f"{seconds:.0f} s" if summary.new else "nothing to do")
+  )
 
 
 def _evaluate(args) -> None:
@@ -294,6 +310,20 @@ def make_parser() -> argparse.ArgumentParser:
     "--workdir", type=pathlib.Path, required=True, help="folder of the run"
   )
   _add_config(train, required=True)
+
+  encode = _verb(
+    verbs, "encode", _encode, "features of every scan, to train heads on"
+  )
+  encode.add_argument(
+    "--workdir", type=pathlib.Path, required=True, help="of the encoder's run"
+  )
+  encode.add_argument(
+    "--out",
+    type=pathlib.Path,
+    required=True,
+    metavar="FEATURES",
+    help="folder; a head takes it as --config.data.records=FEATURES",
+  )
 
   evaluate = _verb(verbs, "evaluate", _evaluate, "score a split of a run")
   evaluate.add_argument("--workdir", type=pathlib.Path, required=True)
@@ -467,11 +497,16 @@ def _print_scores(split: str, scores) -> None:
   for name, score in scores.items():
     if isinstance(score, dict) and "value" in score:
       table.add_row(name, verdict.score_text(score))
-  for probe, probe_scores in scores["probes"].items():
-    table.add_row(
-      f"shortcut probe: {probe}, roc_auc",
-      verdict.score_text(probe_scores["roc_auc"]),
-    )
+  for name, score in scores.get("reconstruction", {}).items():
+    if name.startswith("psnr"):
+      table.add_row(f"{name}, dB", verdict.score_text(score))
+  for kind, what in (
+    ("probes", "shortcut probe"),
+    ("feature_probes", "linear probe"),
+  ):
+    for name, score in scores.get(kind, {}).items():
+      text = verdict.score_text(score["roc_auc"])
+      table.add_row(f"{what}: {name}, roc_auc", text)
   _console().print(table)
 
 

@@ -154,17 +154,26 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   # "micro" | "tiny" | "small", and torchvision's "densenet121" | "densenet169"
   # | "densenet201" | "densenet161"
   model.encoder.preset = "small"  # layers and channels
-  model.encoder.weights = ""  # file it starts from; "" = from scratch
-  model.encoder.statistics = "batch"  # BatchNorm over: "batch" | "pack"
+  model.encoder.statistics = "batch"  # or "pack", "frozen": what BatchNorm uses
+  model.init_from = ""  # workdir, or file of weights; "" = from scratch
   model.head = ml_collections.ConfigDict({"name": head})
   model.head.projection = 0  # features embeddings are first reduced to; 0 = no
   model.head.budget = config_dict.placeholder(int)  # parameters; sets the width
   model.head.update(HEAD_DEFAULTS[head])
+  model.attention = ml_collections.ConfigDict()
+  # "none" | "distance" | "distance_fixed", and the controls "se" | "cbam"
+  # | "coordconv"
+  model.attention.in_plane = "none"  # to places of the last feature map
+  model.attention.slice_axis = "none"  # to slices: "none" | "distance"
+  model.decoder = ml_collections.ConfigDict()  # unless train.objective=classify
+  model.decoder.code_channels = 64  # of each place of the last feature map
+  model.decoder.widths = (256, 128, 64, 32, 16)  # channels, small to large
   model.dropout = 0.5  # of the head's features, before the classifier
   model.dtype = "float32"  # of the computation; parameters stay float32
 
   config.optimizer = optimizer = ml_collections.ConfigDict()
   optimizer.learning_rate = 3e-4  # Adam, constant
+  optimizer.encoder_rate = 1.0  # times that, for the encoder; 0 = it stays
   optimizer.b1 = 0.9  # decay of the gradient's mean
   optimizer.b2 = 0.99  # decay of the squared gradient's mean
   optimizer.epsilon = 1e-8  # added to the root of the squared gradient's mean
@@ -173,6 +182,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.train = train = ml_collections.ConfigDict()
   train.seed = 0  # of initialisation, data order, dropout and augmentation
   train.epochs = 100  # at most
+  train.objective = "classify"  # "classify" | "reconstruct" | "joint"
+  train.reconstruction_weights = (1.0, 0.01)  # of "joint": first and last
+  train.anneal_epochs = 20  # from the first to the last, linearly
   train.patience_epochs = 15  # without a lower validation loss; 0 = never stop
   train.class_weights = "inverse"  # "inverse" | "none"
   train.log_every_steps = 10  # and at the end of every epoch

@@ -203,6 +203,12 @@ def _cautions(
   unlike: dict[str, str] = {}
   # The training sets of folds are much the same: the first has the last word.
   for run in reversed(runs):
+    if run.facts["reference"] is None:
+      unlike[""] = (
+        f"nothing is known of the training scans of {run.workdir}, so this"
+        " scan could not be held against them"
+      )
+      continue
     unlike |= reference.unlikeness(
       run.facts["reference"], prepared.record, run.facts["modalities"]
     )

@@ -9,6 +9,10 @@ so reading one never runs code. A folder of records is
     manifest.csv                  the manifest's rows plus `record_index`
     rejected.csv                  scans that could not be prepared, and why
     warnings.csv                  scans of which something is suspicious
+
+The features of an encoder are kept in the same way (`brainjax encode`): each
+slice is then one pixel of D float32 channels, and `index.json` says in
+"encoder" whose they are and what records they were made from.
 """
 
 import contextlib
@@ -29,7 +33,11 @@ from array_record.python import array_record_module
 from brainjax import InputError
 
 SCHEMA_VERSION = 2
-ZERO_CODES = {np.dtype(np.uint8): 127, np.dtype(np.int16): 0}
+ZERO_CODES = {
+  np.dtype(np.uint8): 127,
+  np.dtype(np.int16): 0,
+  np.dtype(np.float32): 0,  # features, which have no codes
+}
 _ARRAYS = {
   "slices": None,
   "positions_mm": np.float32,
@@ -47,11 +55,13 @@ class Record:
   Attributes:
     slices: u8|i16[S,H,W,C] codes; value = (code - zero_code) * scale, in
       standard deviations of the brain's intensity. Background is zero_code.
+      Or f32[S,1,1,D] features of the slices, of scale 1.
     scale: Standard deviations a code step.
     positions_mm: f32[S] along the slice axis, 0 = brain centre.
     positions_known: False where the source says nothing of millimetres, as
       for 2-D images; positions_mm is then nominal.
-    present: u8[C], 1 where the modality was there.
+    present: u8[C], 1 where the modality was there. Of features, too, C
+      counts the modalities that they were made from.
     brain_mask: u8[S,H,ceil(W/8)] bits (`numpy.packbits`).
     landmarks: f32[C,11] intensity percentiles 1, 10, 20, ..., 90, 99 in the
       brain, before standardisation, in the scanner file's units.
@@ -80,6 +90,8 @@ class Record:
 
   def __post_init__(self):
     num_slices, height, width, num_channels = self.slices.shape
+    if self.slices.dtype == np.float32:
+      num_channels = len(self.present)
     bits = (num_slices, height, -(-width // 8))
     expected = {
       "positions_mm": (num_slices,),
@@ -200,14 +212,46 @@ class RecordSet:
 
   @property
   def dtype(self) -> np.dtype:
-    """Integer type of the slices."""
+    """Type of the slices: an integer, or float32 of features."""
     return np.dtype(self.index["dtype"])
+
+  @property
+  def encoder(self) -> dict[str, Any] | None:
+    """Whose features these are, see `write_index`; None for images."""
+    return self.index.get("encoder")
+
+  @property
+  def num_features(self) -> int | None:
+    """D of features; None for images."""
+    return None if self.encoder is None else self.slice_shape[-1]
 
   @property
   def sha256(self) -> str:
     """Identifies the content: a hash over the shards' hashes."""
     text = "".join(shard["sha256"] for shard in self.index["shards"])
     return hashlib.sha256(text.encode()).hexdigest()
+
+  def images(self) -> "RecordSet":
+    """Opens the records that features were made from; images are their own.
+
+    Raises:
+      InputError: They are gone, incomplete, or others by now.
+    """
+    if self.encoder is None:
+      return self
+    record_set = RecordSet(self.encoder["records"])
+    if record_set.sha256 != self.encoder["records_sha256"]:
+      raise InputError(
+        f"{record_set.path}: not the records that the features in {self.path}"
+        " were made from (sha256); prepare them again with the same config"
+      )
+    for shard in record_set.index["shards"]:
+      if not (record_set.path / shard["file"]).is_file():
+        raise InputError(
+          f"{record_set.path / shard['file']}: missing; run `brainjax prepare`"
+          " again"
+        )
+    return record_set
 
   def __len__(self) -> int:
     return len(self.lengths)
@@ -269,20 +313,24 @@ def write_index(
   shards: Sequence[dict[str, Any]],
   records: Sequence[dict[str, Any]],
   rejected: Sequence[dict[str, Any]] = (),
+  encoder: dict[str, Any] | None = None,
 ) -> None:
   """Writes `index.json`, the last file of a folder of records.
 
   Args:
     folder: The folder.
     slice_shape: (H, W, C) of every record.
-    dtype: Integer type of the slices, "uint8" or "int16".
+    dtype: Of the slices: "uint8", "int16" or, of features, "float32".
     modalities: Names of the channels, in order.
     preparation: The preparation config.
     shards: `{"file", "sha256"}` of each shard.
     records: `{"shard", "offset", "length"}` and more facts of each record.
     rejected: Facts of each scan that could not be prepared.
+    encoder: Of features, what made them: "workdir", "preset", "step" and
+      "checkpoint_sha256" of the run, "group_ids" it was fitted on; and from
+      what: "records", "records_sha256", "slice_shape" and "dtype".
   """
-  index = {
+  index: dict[str, Any] = {
     "schema_version": SCHEMA_VERSION,
     "slice_shape": list(slice_shape),
     "dtype": dtype,
@@ -293,6 +341,8 @@ def write_index(
     "records": list(records),
     "rejected": list(rejected),
   }
+  if encoder is not None:
+    index["encoder"] = encoder
   write_text(folder / "index.json", json.dumps(index, indent=1) + "\n")
 
 

@@ -16,7 +16,7 @@ import pytest
 import helpers
 from brainjax import cli
 from brainjax.cohort import layouts
-from brainjax.training import experiment
+from brainjax.training import experiment, model_file
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = str(ROOT / "configs" / "smoke.py")
@@ -224,7 +224,7 @@ def test_bad_command_ends_predict(tmp_path, cohort, kind):
   arguments, named = BAD_PREDICTION[kind]
   config = helpers.micro_config(cohort)
   run = experiment.resolve(config, tmp_path / "run", 1)
-  experiment.write_model_file(run, num_parameters=7)
+  model_file.write_model_file(run, num_parameters=7)
   model = json.loads((tmp_path / "run" / "model.json").read_text())
   (tmp_path / "other").mkdir()
   changed = json.dumps(model | {"classes": ["tumour", "normal"]})
@@ -238,7 +238,13 @@ def test_bad_command_ends_predict(tmp_path, cohort, kind):
 
 @pytest.mark.parametrize(
   "arguments",
-  [["evaluate", "--workdir=run"], ["report", "run"], ["dance"], []],
+  [
+    ["evaluate", "--workdir=run"],
+    ["encode", "--workdir=run", "--out=features"],
+    ["report", "run"],
+    ["dance"],
+    [],
+  ],
   ids=str,
 )
 def test_other_wrong_commands_are_one_line(tmp_path, arguments):
@@ -292,6 +298,8 @@ def test_scan_to_report(tmp_path):
   assert "broken" in (tmp_path / "records" / "rejected.csv").read_text()
   train = ["train", *settings, "--workdir=run", "--config.train.epochs=1"]
   assert "epoch   1" in succeed(*train).stdout
+  encode = ["encode", "--workdir=run", "--out=features"]
+  assert "features: 12 scans, " in succeed(*encode).stdout
   succeed("evaluate", "--workdir=run")
   succeed("report", "run")
   page = (tmp_path / "run" / "report.html").read_text()

@@ -21,7 +21,7 @@ from brainjax.checkpoint import Checkpoints
 from brainjax.cohort import manifest as manifest_lib
 from brainjax.evaluation import evaluate
 from brainjax.preparation import prepare
-from brainjax.training import experiment, trained
+from brainjax.training import experiment, model_file, trained
 from brainjax.training.runner import Runner
 from preparation import tiny_head
 
@@ -77,7 +77,7 @@ def run(tmp_path_factory):
   whole = folder / "whole"
   # As training leaves it after an epoch, without compiling the training step.
   runner = Runner(experiment.resolve(config, whole, 8))
-  experiment.write_model_file(runner.experiment, runner.num_parameters)
+  model_file.write_model_file(runner.experiment, runner.num_parameters)
   save(whole, runner.state)
   evaluate.evaluate(whole, "test")
   test = read_rows(whole / "predictions.csv")
@@ -315,6 +315,14 @@ def test_what_preparation_found_suspicious_is_warned_of(run, tmp_path):
   assert texts[-1].startswith("the brain spans")
   (row,) = read_rows(tmp_path / "out" / "predictions.csv")
   assert row["warnings"] == " | ".join(texts)
+
+
+def test_a_run_that_knows_no_training_scans_says_so(run, tmp_path):
+  other = another_run(run, tmp_path / "other", reference=None)
+  manifest = manifest_of(run, [run.scans / "p0.nii"])
+  summary = predict.predict([run.workdir, other], manifest, tmp_path / "out")
+  ((_, text),) = summary.warnings
+  assert "nothing is known of the training scans" in text and "other" in text
 
 
 def test_equal_names_get_files_of_their_own(run, tmp_path):

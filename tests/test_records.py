@@ -87,3 +87,49 @@ def test_replacing_leaves_the_old_file_when_the_body_fails(tmp_path):
     raise RuntimeError
   assert path.read_text() == "old"
   assert list(tmp_path.iterdir()) == [path]
+
+
+def features_of(record, num_features, seed=0):
+  """The record with random features in the place of its slices."""
+  num_slices = len(record.slices)
+  rng = np.random.default_rng(seed)
+  features = rng.normal(size=(num_slices, 1, 1, num_features))
+  return dataclasses.replace(
+    record,
+    slices=features.astype(np.float32),
+    scale=1.0,
+    brain_mask=records.pack_bits(np.ones((num_slices, 1, 1), bool)),
+  )
+
+
+def test_features_are_kept_to_the_bit():
+  record = helpers.random_record(np.random.default_rng(0))
+  record = features_of(record, 20)
+  assert record.present.shape == (1,)  # of modalities, not of features
+  restored = records.decode(records.encode(record))
+  assert restored.slices.dtype == np.float32
+  np.testing.assert_array_equal(restored.slices, record.slices)
+  np.testing.assert_array_equal(restored.intensities(), record.slices)
+  with pytest.raises(ValueError, match="landmarks"):
+    dataclasses.replace(record, present=np.ones(2, np.uint8))
+
+
+def test_features_find_the_images_they_were_made_from(tmp_path):
+  scan = helpers.random_record(np.random.default_rng(0))
+  images = helpers.write_records(tmp_path / "records", [scan])
+  assert images.encoder is None and images.images() is images
+  helpers.write_records(tmp_path / "features", [features_of(scan, 4)])
+  index_file = tmp_path / "features" / "index.json"
+  encoder = {"records": str(images.path), "records_sha256": images.sha256}
+  content = json.loads(index_file.read_text()) | {"encoder": encoder}
+  index_file.write_text(json.dumps(content))
+  features = records.RecordSet(tmp_path / "features")
+  assert features.images().path == images.path
+  shard = tmp_path / "records" / "shard-00000.arrayrecord"
+  shard.rename(tmp_path / "elsewhere")
+  with pytest.raises(InputError, match="shard-00000.arrayrecord: missing"):
+    features.images()
+  encoder["records_sha256"] = "0"
+  index_file.write_text(json.dumps(content))
+  with pytest.raises(InputError, match="not the records that the features"):
+    records.RecordSet(tmp_path / "features").images()

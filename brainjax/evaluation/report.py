@@ -20,15 +20,37 @@ import ml_collections
 from brainjax import InputError, records
 from brainjax import config as config_lib
 from brainjax.evaluation import (
+  attention_figure,
   exhibits,
   figures,
+  reconstruction_page,
   run_files,
   tables,
   verdict,
 )
 
+# Titles by the anchors of a page's sections, in order.
+SECTIONS = {
+  "report": {
+    "verdict": "Verdict",
+    "input": "What the model sees",
+    "scores": "How well it does",
+    "mistakes": "Where it is wrong",
+    "learning": "How it learned",
+    "reproduce": "How to reproduce",
+  },
+  "reconstruction": {
+    "verdict": "Verdict",
+    "slices": "What it draws",
+    "probe": "What its embeddings tell apart",
+    "learning": "How it learned",
+    "reproduce": "How to reproduce",
+  },
+}
 # "0.87 [0.78, 0.94]", and "n = 48": a line never ends inside.
-_NUMBERS = re.compile(r"\d\.\d\d \[\d\.\d\d, \d\.\d\d\]|n = \d+")
+_NUMBERS = re.compile(
+  r"\d\.\d\d \[\d\.\d\d, \d\.\d\d\]|[+-]?\d+\.\d dB \[[^\]]*\]|n = \d+"
+)
 
 
 def write_report(
@@ -56,15 +78,12 @@ def write_report(
       f"{run.path / 'metrics.json'}: neither test nor validation metrics; run"
       f" `brainjax evaluate --workdir={run.path}`"
     )
-  scores, classes = run.metrics[split], run.model["classes"]
-  comparison = tables.comparison(run, others, split)
   record_set, problem = run_files.open_records(run)
   out = out or run.path / "report.html"
   folder = run.path / "figures"
   folder.mkdir(exist_ok=True)
-  for pattern in ("contact_sheet_*.png", "mistake_*.png"):
-    for stale in folder.glob(pattern):
-      stale.unlink()
+  for stale in folder.glob("*.png"):
+    stale.unlink()
 
   def link(file: pathlib.Path) -> str:
     return urllib.parse.quote(os.path.relpath(file, out.parent))
@@ -75,26 +94,16 @@ def write_report(
     data = base64.b64encode(file.read_bytes()).decode()
     return {"href": link(file), "data": data, "alt": exhibit.alt}
 
-  sheets = exhibits.sheets(run, record_set) if record_set else ()
-  worst, num_wrong, num_scans = exhibits.mistakes(run, split, record_set)
-  page = _template(link=link, picture=picture).render(
+  kind, content = "report", _classification
+  if not run.classifies:
+    kind, content = "reconstruction", _reconstruction
+  page = _template(kind, link=link, picture=picture).render(
+    **content(run, others, split, record_set),
     run=run,
     split=split,
-    scores=scores,
-    metric_names=verdict.METRICS,
-    headline=verdict.headline(scores, classes, split),
-    checks=verdict.checks(scores, classes, run.scans),
-    forest=exhibits.forest(comparison, classes, split),
-    sheets=sheets,
+    scores=run.metrics[split],
     problem=problem,
-    cohort=tables.cohort(run.scans),
-    preparation=_preparation(record_set),
-    comparison=comparison,
-    roc=exhibits.roc(comparison, split),
-    confusion=exhibits.confusion(scores, classes, split),
-    mistakes=worst,
-    num_wrong=num_wrong,
-    num_scans=num_scans,
+    sections=SECTIONS[kind],
     learning=exhibits.learning(run.log),
     speed=tables.speed(run.log),
     fields=config_lib.leaf_fields(ml_collections.ConfigDict(run.config)),
@@ -107,9 +116,70 @@ def write_report(
   return out
 
 
-def _template(**filters: Callable[..., Any]) -> jinja2.Template:
-  source = pathlib.Path(__file__).with_name("report.html.jinja")
+def _classification(
+  run: run_files.Run,
+  others: Sequence[run_files.Run],
+  split: str,
+  record_set: records.RecordSet | None,
+) -> dict[str, Any]:
+  scores, classes = run.metrics[split], run.model["classes"]
+  comparison = tables.comparison(run, others, split)
+  worst, num_wrong, num_scans = exhibits.mistakes(run, split, record_set)
+  attention = reconstructions = None
+  if record_set:
+    attention = attention_figure.attention_exhibit(run, split, record_set)
+    reconstructions = reconstruction_page.reconstruction_exhibit(
+      run, split, record_set
+    )
+  return {
+    "metric_names": verdict.METRICS,
+    "headline": verdict.headline(scores, classes, split),
+    "checks": verdict.checks(scores, classes, run.scans),
+    "forest": exhibits.forest(comparison, classes, split),
+    "sheets": exhibits.sheets(run, record_set) if record_set else (),
+    "attention": attention,
+    "reconstructions": reconstructions,
+    "cohort": tables.cohort(run.scans),
+    "preparation": _preparation(record_set),
+    "comparison": comparison,
+    "roc": exhibits.roc(comparison, split),
+    "confusion": exhibits.confusion(scores, classes, split),
+    "mistakes": worst,
+    "num_wrong": num_wrong,
+    "num_scans": num_scans,
+  }
+
+
+def _reconstruction(
+  run: run_files.Run,
+  others: Sequence[run_files.Run],
+  split: str,
+  record_set: records.RecordSet | None,
+) -> dict[str, Any]:
+  if others:
+    raise InputError(
+      f"{run.path}: an auto-encoder's run classifies nothing, so"
+      f" {others[0].path} cannot be held against it; name it alone"
+    )
+  scores = run.metrics[split]
+  exhibit = None
+  if record_set:
+    exhibit = reconstruction_page.reconstruction_exhibit(run, split, record_set)
+  return {
+    "headline": reconstruction_page.headline(scores, split),
+    "checks": reconstruction_page.checks(scores),
+    "exhibit": exhibit,
+    "psnr": reconstruction_page.decibels(scores["reconstruction"]["psnr"]),
+    "psnr_pca": reconstruction_page.decibels(
+      scores["reconstruction"]["psnr_pca"]
+    ),
+    "probes": reconstruction_page.probe_rows(scores),
+  }
+
+
+def _template(kind: str, **filters: Callable[..., Any]) -> jinja2.Template:
   environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -117,7 +187,7 @@ def _template(**filters: Callable[..., Any]) -> jinja2.Template:
   )
   filters |= {"score": verdict.score_text, "unbroken": _unbroken}
   environment.filters.update(filters)
-  return environment.from_string(source.read_text(encoding="utf-8"))
+  return environment.get_template(f"{kind}.html.jinja")
 
 
 def _unbroken(text: str) -> markupsafe.Markup:

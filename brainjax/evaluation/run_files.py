@@ -14,6 +14,7 @@ from brainjax.records import RecordSet
 from brainjax.training import logs
 
 METRICS_VERSION = 1  # that of evaluate.py, whose import would need jax
+MODEL_VERSION = 3  # that of trained.py, likewise
 TRAIN_FILES = (
   "config.json",
   "environment.json",
@@ -21,11 +22,7 @@ TRAIN_FILES = (
   "splits.csv",
   "metrics.jsonl",
 )
-EVALUATE_FILES = (
-  "predictions.csv",
-  "predictions_participant.csv",
-  "metrics.json",
-)
+PREDICTION_FILES = ("predictions.csv", "predictions_participant.csv")
 RECORD_FILES = ("index.json", "manifest.csv", "rejected.csv", "warnings.csv")
 
 
@@ -48,12 +45,34 @@ class Run:
     """Head and encoder, and the folder that tells equal ones apart."""
     model = self.config["model"]
     head, encoder = model["head"]["name"], model["encoder"]["preset"]
+    if not self.classifies:
+      head = "decoder"
+    if self.features:
+      encoder = f"features of {encoder}"
     return f"{head} on {encoder} ({self.path.resolve().name})"
+
+  @property
+  def features(self) -> dict[str, Any] | None:
+    """Whose features the run was trained on; see `records.write_index`."""
+    return self.model.get("encoder")
+
+  @property
+  def slice_shape(self) -> list[int]:
+    """H, W and C of the images, also of those behind features."""
+    return (self.features or self.model)["slice_shape"]
 
   @property
   def files(self) -> list[pathlib.Path]:
     """All that `read_run` has read."""
-    return [self.path / name for name in TRAIN_FILES + EVALUATE_FILES]
+    names = [*TRAIN_FILES, "metrics.json"]
+    if self.classifies:
+      names += PREDICTION_FILES
+    return [self.path / name for name in names]
+
+  @property
+  def classifies(self) -> bool:
+    """Whether it has classes to predict, or only slices to reconstruct."""
+    return self.model["objective"] != "reconstruct"
 
 
 def read_run(path: pathlib.Path) -> Run:
@@ -63,38 +82,47 @@ def read_run(path: pathlib.Path) -> Run:
     InputError: The workdir lacks a file, or one is of another version; the
       command to run is named.
   """
-  for name in TRAIN_FILES + EVALUATE_FILES:
-    if not (path / name).is_file():
-      command = f"brainjax evaluate --workdir={path}"
-      if name in TRAIN_FILES:
-        command = f"brainjax train --config=FILE --workdir={path}"
-      raise InputError(f"{path / name}: missing; run `{command}` first")
+  train = f"brainjax train --config=FILE --workdir={path}"
+  evaluate = f"brainjax evaluate --workdir={path}"
+
+  def require(names, command):
+    for name in names:
+      if not (path / name).is_file():
+        raise InputError(f"{path / name}: missing; run `{command}` first")
 
   def read_json(name):
     return json.loads((path / name).read_text())
 
-  metrics = read_json("metrics.json")
-  if metrics["schema_version"] != METRICS_VERSION:
-    raise InputError(
-      f"{path / 'metrics.json'}: schema version {metrics['schema_version']},"
-      f" this brainjax reads {METRICS_VERSION}; run `brainjax evaluate"
-      f" --workdir={path}` again"
-    )
+  def read_versioned(name, version, command):
+    content = read_json(name)
+    if content["schema_version"] != version:
+      raise InputError(
+        f"{path / name}: schema version {content['schema_version']}, this"
+        f" brainjax reads {version}; run `{command}` again"
+      )
+    return content
+
+  require(TRAIN_FILES, train)
+  model = read_versioned("model.json", MODEL_VERSION, train)
+  classifies = model["objective"] != "reconstruct"
+  require(["metrics.json", *(PREDICTION_FILES if classifies else ())], evaluate)
   return Run(
     path=path,
     config=read_json("config.json"),
     environment=read_json("environment.json"),
-    model=read_json("model.json"),
-    metrics=metrics,
+    model=model,
+    metrics=read_versioned("metrics.json", METRICS_VERSION, evaluate),
     log=logs.read_log(path / "metrics.jsonl"),
     scans=read_csv(path / "splits.csv"),
-    predictions=read_csv(path / "predictions.csv"),
-    participants=read_csv(path / "predictions_participant.csv"),
+    predictions=read_csv(path / "predictions.csv") if classifies else [],
+    participants=read_csv(path / "predictions_participant.csv")
+    if classifies
+    else [],
   )
 
 
 def open_records(run: Run) -> tuple[RecordSet | None, str]:
-  """Opens the records that the run was trained on.
+  """Opens the images that the run was trained on, itself or its encoder.
 
   Returns:
     The records, or None and what is wrong with them: a page can be written
@@ -102,10 +130,11 @@ def open_records(run: Run) -> tuple[RecordSet | None, str]:
   """
   try:
     record_set = RecordSet(run.config["data"]["records"])
+    if record_set.sha256 != run.model["records_sha256"]:
+      return None, f"{record_set.path}: not the records of this run (sha256)"
+    record_set = record_set.images()
   except (InputError, OSError) as error:
     return None, str(error)
-  if record_set.sha256 != run.model["records_sha256"]:
-    return None, f"{record_set.path}: not the records of this run (sha256)"
   for shard in record_set.index["shards"]:
     if not (record_set.path / shard["file"]).is_file():
       return None, f"{record_set.path / shard['file']}: missing"

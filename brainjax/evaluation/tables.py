@@ -38,7 +38,9 @@ def comparison(
     name, note = other.name, ""
     if name in {row["name"] for row in rows}:
       name = f"{name}, run {number}"
-    if split not in other.metrics:
+    if not other.classifies:
+      note = "reconstructs, and classifies nothing"
+    elif split not in other.metrics:
       note = f"no {split} metrics"
     elif other.model["splits_sha256"] != run.model["splits_sha256"]:
       note = "other splits: not comparable"

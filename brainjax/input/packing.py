@@ -25,10 +25,11 @@ def pack_batch(
     labels: i32[R] class index of each record, -1 = unknown.
     shape: Sizes of the batch.
     slice_shape: (H, W, C).
-    dtype: Of the slices, u8 or i16.
+    dtype: Of the slices: u8, i16, or f32 of features.
 
   Returns:
-    slices: u8|i16[G,N,H,W,C] codes; filler is the code of zero.
+    slices: u8|i16[G,N,H,W,C] codes, or f32[G,N,1,1,D] features; filler is
+      the code of zero.
     owner: i32[G,N] row within the pack; B for filler.
     position: i32[G,N] place within the scan; filler has unique ones of S and
       more, so that a scatter to [B,S] drops them.
@@ -40,7 +41,7 @@ def pack_batch(
     scale: f32[G,B+1] standard deviations a code step; 0 for no scan and, at
       B, for filler.
     present: u8[G,B+1,C], 1 where the modality was there; 0 for no scan and
-      filler. Only if there are several channels.
+      filler. Only if there are several channels, and not of features.
 
   Raises:
     ValueError: A scan does not fit.
@@ -61,7 +62,8 @@ def pack_batch(
     "scale": np.zeros((num_packs, num_rows + 1), np.float32),
   }
   channels = slice_shape[-1]
-  if channels > 1:
+  masked = channels > 1 and np.dtype(dtype) != np.float32
+  if masked:
     batch["present"] = np.zeros((num_packs, num_rows + 1, channels), np.uint8)
   for pack, scans in enumerate(rows.tolist()):
     end = 0
@@ -86,7 +88,7 @@ def pack_batch(
       batch["label"][pack, row] = labels[record_index]
       batch["length"][pack, row] = length
       batch["scale"][pack, row] = record.scale
-      if channels > 1:
+      if masked:
         batch["present"][pack, row] = record.present
     batch["slices"][pack, end:] = ZERO_CODES[np.dtype(dtype)]
   return batch

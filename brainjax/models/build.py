@@ -5,12 +5,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from brainjax.models.classifier import Classifier
+from brainjax.models.autoencoder import Decoder
+from brainjax.models.classifier import STATISTICS, Classifier
 from brainjax.models.densenet import PRESETS, DenseNet
+from brainjax.models.distance_attention import IN_PLANE, SliceAttention
+from brainjax.models.features import Features
 from brainjax.models.heads import build_head
 
 DTYPES = ("float32", "bfloat16")
-STATISTICS = ("batch", "pack")
+SLICE_AXIS = ("none", "distance")
 
 
 def build_classifier(
@@ -21,17 +24,26 @@ def build_classifier(
   dropout: float,
   dtype: str,
   num_classes: int,
+  decoder: Mapping[str, Any] | None = None,
+  in_plane: str = "none",
+  slice_axis: str = "none",
+  num_features: int | None = None,
 ) -> Classifier:
   """Builds a classifier; its parameters are f32 whatever `dtype` is.
 
   Args:
     preset: Name of the encoder, one of `densenet.PRESETS`.
-    statistics: "batch" or "pack"; see `Classifier`.
+    statistics: "batch", "pack" or "frozen"; see `Classifier`.
     head: `{"name": ..., field: value, ...}`; see `heads.build_head`.
     dropout: Rate in [0, 1).
     dtype: Of the encoder's computation, "float32" or "bfloat16". The head and
       the classifier, a few percent of the work, compute in f32.
     num_classes: Classes K.
+    decoder: Fields of `autoencoder.Decoder`; None to go without.
+    in_plane: Attention to places, one of `IN_PLANE` or "none".
+    slice_axis: Attention to slices before the head, "distance" or "none".
+    num_features: D, if slices come as features, which need no encoder; None,
+      if they come as images.
 
   Raises:
     ValueError: A name is unknown; the message lists the choices. Or a field
@@ -40,13 +52,26 @@ def build_classifier(
   _check("encoder preset", preset, PRESETS)
   _check("BatchNorm statistics", statistics, STATISTICS)
   _check("dtype", dtype, DTYPES)
-  encoder = DenseNet(**PRESETS[preset], dtype=jnp.dtype(dtype))
+  _check("in-plane attention", in_plane, ("none", *IN_PLANE))
+  _check("attention along the slice axis", slice_axis, SLICE_AXIS)
+  if num_features is None:
+    encoder = DenseNet(**PRESETS[preset], dtype=jnp.dtype(dtype))
+  elif in_plane != "none":
+    raise ValueError(
+      f"in-plane attention {in_plane!r} weighs places of a feature map, and"
+      " features of whole slices have none; choose 'none'"
+    )
+  else:
+    encoder = Features(num_features)
   return Classifier(
     encoder=encoder,
     head=build_head(head, input_size=encoder.num_features),
     num_classes=num_classes,
     dropout=dropout,
     statistics=statistics,
+    decoder=None if decoder is None else Decoder(**decoder),
+    in_plane=None if in_plane == "none" else IN_PLANE[in_plane](),
+    slice_axis=None if slice_axis == "none" else SliceAttention(),
   )
 
 

@@ -1,12 +1,27 @@
-"""From slices of many scans, packed end to end, to logits of each scan."""
+"""From slices of many scans, packed end to end, to logits of each scan.
+
+With a decoder it is an auto-encoder as well, or nothing else.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
+
+from brainjax.models.densenet import pool_maps
+
+STATISTICS = ("batch", "pack", "frozen")
 
 
 class Classifier(nn.Module):
   """Slice encoder, sequence head, and a linear classifier.
+
+  Parameters are those of the methods that a model is initialised with. What
+  attention weighs is sown in "intermediates": "place_weights", a dict of
+  f[P,...], and "slice_weights", dicts of f[R,S].
 
   Attributes:
     encoder: `(slices, weight, *, groups, train) -> z`; see `densenet.py`.
@@ -14,7 +29,13 @@ class Classifier(nn.Module):
     num_classes: Classes K.
     dropout: Rate at which features of the head are dropped in training.
     statistics: "batch": BatchNorm shares its statistics among all packs;
-      "pack": each pack has its own.
+      "pack": each pack has its own; "frozen": the encoder's uses its running
+      averages, in training too.
+    in_plane: `(maps, slices, weight) -> (maps, weights)` between the encoder
+      and the average over places; see `distance_attention.py`.
+    slice_axis: `(z, mask, positions_mm) -> (z, weights)` before the head.
+    decoder: `(maps, weight, *, slice_shape, groups, train) -> drawn`, if
+      slices are to be reconstructed; see `autoencoder.py`.
   """
 
   encoder: nn.Module
@@ -22,6 +43,9 @@ class Classifier(nn.Module):
   num_classes: int
   dropout: float
   statistics: str
+  decoder: nn.Module | None = None
+  in_plane: nn.Module | None = None
+  slice_axis: nn.Module | None = None
 
   def __call__(
     self,
@@ -53,37 +77,64 @@ class Classifier(nn.Module):
     Returns:
       f32[G,B,K] logits; a row that owns no slice gets those of zero features.
     """
-    packs, num_slices = owner.shape
-    valid = owner < num_rows
     z = self.encode(
-      slices.reshape(packs * num_slices, *slices.shape[2:]),
-      valid.reshape(-1),
-      packs=packs,
+      _end_to_end(slices),
+      (owner < num_rows).reshape(-1),
+      packs=len(owner),
       train=train,
     )
-
-    @jax.vmap
-    def scatter(owner, position, values):
-      shape = (num_rows, max_length, *values.shape[1:])
-      # Unique, so that the gradient is a gather; out of range, so dropped.
-      return (
-        jnp.zeros(shape, values.dtype)
-        .at[owner, position]
-        .set(values, mode="drop", unique_indices=True)
-      )
-
-    def rows(values):
-      return scatter(owner, position, values).reshape(
-        packs * num_rows, max_length, *values.shape[2:]
-      )
-
-    logits = self.classify(
-      rows(z.reshape(packs, num_slices, -1)),
-      rows(valid),
-      rows(positions_mm),
-      train=train,
+    return self._classify_packed(
+      z, owner, position, positions_mm, num_rows, max_length, train
     )
-    return logits.reshape(packs, num_rows, -1)
+
+  def reconstruct(
+    self,
+    slices: jax.Array,
+    owner: jax.Array,
+    position: jax.Array,
+    positions_mm: jax.Array,
+    *,
+    num_rows: int,
+    max_length: int,
+    train: bool,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Draws every slice from its code; arguments are those of a call.
+
+    Returns:
+      f32[G,N,H,W,C] intensities, and f32[G,N,D] embeddings.
+    """
+    del position, positions_mm, max_length
+    maps, drawn = self._describe_and_draw(slices, owner < num_rows, train)
+    return drawn, pool_maps(maps).reshape(*owner.shape, -1)
+
+  def classify_and_reconstruct(
+    self,
+    slices: jax.Array,
+    owner: jax.Array,
+    position: jax.Array,
+    positions_mm: jax.Array,
+    *,
+    num_rows: int,
+    max_length: int,
+    train: bool,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Does both, and encodes once; arguments are those of a call.
+
+    Returns:
+      f32[G,B,K] logits and f32[G,N,H,W,C] intensities.
+    """
+    maps, drawn = self._describe_and_draw(slices, owner < num_rows, train)
+    weight = (owner < num_rows).reshape(-1).astype(jnp.float32)
+    logits = self._classify_packed(
+      self._pool(maps, _end_to_end(slices), weight),
+      owner,
+      position,
+      positions_mm,
+      num_rows,
+      max_length,
+      train,
+    )
+    return logits, drawn
 
   def encode(
     self, slices: jax.Array, valid: jax.Array, *, packs: int, train: bool
@@ -99,12 +150,15 @@ class Classifier(nn.Module):
     Returns:
       f[P,D] slice embeddings.
     """
-    return self.encoder(
-      slices,
-      valid.astype(jnp.float32),
-      groups={"batch": 1, "pack": packs}[self.statistics],
-      train=train,
-    )
+    arguments = {
+      "groups": self._groups(packs),
+      "train": train and self.statistics != "frozen",
+    }
+    weight = valid.astype(jnp.float32)
+    if self.in_plane is None:
+      return self.encoder(slices, weight, **arguments)
+    maps = self.encoder.feature_maps(slices, weight, **arguments)
+    return self._pool(maps["norm5"], slices, weight)
 
   @nn.compact
   def classify(
@@ -126,7 +180,92 @@ class Classifier(nn.Module):
     Returns:
       f32[R,K] logits.
     """
+    if self.slice_axis is not None:
+      z, weights = self.slice_axis(z, mask, positions_mm)
+      self.sow("intermediates", "slice_weights", {"slice_axis": weights})
     features = self.head(z, mask, positions_mm, train=train)
     features = nn.Dropout(self.dropout, deterministic=not train)(features)
     logits = nn.Dense(self.num_classes, name="classifier")(features)
     return logits.astype(jnp.float32)
+
+  def _describe_and_draw(self, slices, valid, train):
+    """Returns f[G*N,h,w,D], the encoder's last map, and f32[G,N,H,W,C]."""
+    if self.decoder is None:
+      raise ValueError("the model was built without a decoder")
+    packs = len(slices)
+    flat, weight = _end_to_end(slices), valid.reshape(-1).astype(jnp.float32)
+    maps = self.encoder.feature_maps(
+      flat,
+      weight,
+      groups=self._groups(packs),
+      train=train and self.statistics != "frozen",
+    )["norm5"]
+    drawn = self.decoder(
+      maps,
+      weight,
+      slice_shape=flat.shape[1:],
+      groups=self._groups(packs),
+      train=train,
+    )
+    return maps, drawn.reshape(slices.shape)
+
+  def _pool(self, maps, slices, weight) -> jax.Array:
+    """Averages f[P,h,w,D] over places, which attention may weigh."""
+    if self.in_plane is not None:
+      maps, weights = self.in_plane(maps, slices, weight)
+      self.sow("intermediates", "place_weights", weights)
+    return pool_maps(maps)
+
+  def _groups(self, packs: int) -> int:
+    return packs if self.statistics == "pack" else 1
+
+  def _classify_packed(
+    self, z, owner, position, positions_mm, num_rows, max_length, train
+  ) -> jax.Array:
+    """Sorts f[G*N,D] embeddings into sequences and classifies those."""
+    packs, num_slices = owner.shape
+
+    @jax.vmap
+    def scatter(owner, position, values):
+      shape = (num_rows, max_length, *values.shape[1:])
+      # Unique, so that the gradient is a gather; out of range, so dropped.
+      return (
+        jnp.zeros(shape, values.dtype)
+        .at[owner, position]
+        .set(values, mode="drop", unique_indices=True)
+      )
+
+    def rows(values):
+      return scatter(owner, position, values).reshape(
+        packs * num_rows, max_length, *values.shape[2:]
+      )
+
+    logits = self.classify(
+      rows(z.reshape(packs, num_slices, -1)),
+      rows(owner < num_rows),
+      rows(positions_mm),
+      train=train,
+    )
+    return logits.reshape(packs, num_rows, -1)
+
+
+def attention_weights(
+  intermediates: Mapping[str, Any], name: str
+) -> dict[str, jax.Array]:
+  """Joins the dicts that were sown under a name, at any depth.
+
+  Args:
+    intermediates: The collection, after a call.
+    name: "place_weights" or "slice_weights".
+  """
+  flat: Any = traverse_util.flatten_dict(intermediates)
+  found: dict[str, jax.Array] = {}
+  for path, (value,) in flat.items():
+    if path[-1] == name:
+      found |= value
+  return found
+
+
+def _end_to_end(slices: jax.Array) -> jax.Array:
+  """Reshapes f[G,N,...] to f[G*N,...]."""
+  return slices.reshape(-1, *slices.shape[2:])

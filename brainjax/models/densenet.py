@@ -101,11 +101,35 @@ class DenseNet(nn.Module):
         features = int(features * _COMPRESSION)
     return features
 
-  @nn.compact
+  def map_size(self, height: int, width: int) -> tuple[int, int]:
+    """Size of the last feature map, of slices of this size in pixels."""
+    for _ in range(2):  # the stem and the max-pooling round up
+      height, width = -(-height // 2), -(-width // 2)
+    halvings = len(self.block_config) - 1  # transitions round down
+    return height >> halvings, width >> halvings
+
   def __call__(
     self, slices: jax.Array, weight: jax.Array, *, groups: int, train: bool
   ) -> jax.Array:
     """Embeds every slice.
+
+    Args:
+      slices: See `feature_maps`, as for the others.
+      weight: f[N].
+      groups: Static.
+      train: Static.
+
+    Returns:
+      f32[N,D] embeddings, the means over "norm5"; rows of weight 0 are zero.
+    """
+    maps = self.feature_maps(slices, weight, groups=groups, train=train)
+    return pool_maps(maps["norm5"])
+
+  @nn.compact
+  def feature_maps(
+    self, slices: jax.Array, weight: jax.Array, *, groups: int, train: bool
+  ) -> dict[str, jax.Array]:
+    """Describes every slice, place by place.
 
     Args:
       slices: f[N,H,W,C] intensities.
@@ -115,7 +139,9 @@ class DenseNet(nn.Module):
       train: Use and record batch statistics. Static: a change recompiles.
 
     Returns:
-      f32[N,D] embeddings; rows of weight 0 are zero.
+      f[N,h,w,c] by name: "denseblock1", ..., what each block hands on, and
+      "norm5", normalised and rectified, of D channels; zero where the weight
+      is 0.
 
     Raises:
       ValueError: N is not a multiple of `groups`, or slices are too small.
@@ -134,11 +160,12 @@ class DenseNet(nn.Module):
     dtype, features = self.param_dtype, self.num_init_features
     running: dict[str, nn.Variable] = {}
     statistics: dict[str, Any] = {}
+    maps: dict[str, jax.Array] = {}
 
     def norm_params(name: str, init: Callable[..., Any], *args: Any) -> Any:
       """Declares parameters with norms, and their running averages."""
       params = self.param(name, init, *args, dtype)
-      averages = self.variable("batch_stats", name, _init_running, params)
+      averages = self.variable("batch_stats", name, init_running, params)
       running[name] = averages
       if not train:
         statistics[name] = jax.tree.map(lambda a: a[None], averages.value)
@@ -146,9 +173,9 @@ class DenseNet(nn.Module):
 
     # Masked here, filler cannot reach the gradient of a kernel either.
     x = jnp.where(weight[:, None, None, None] > 0, slices, 0)
-    conv0 = self.param("conv0", _init_conv, (7, 7, channels, features), dtype)
+    conv0 = self.param("conv0", init_conv, (7, 7, channels, features), dtype)
     x = block.convolve(x.astype(self.dtype), conv0["kernel"], stride=2)
-    norm0 = norm_params("norm0", _init_norm, features)
+    norm0 = norm_params("norm0", init_norm, features)
     if train:
       batch = batch_norm.batch_statistics(x, weight, groups=groups)
       statistics["norm0"] = batch
@@ -168,6 +195,7 @@ class DenseNet(nn.Module):
       else:
         given = [statistics[name][layer] for layer in names]
         x = block.dense_block_inference(x, ordered, given, weight)
+      maps[name] = x
       features = x.shape[-1]
       if b < last:
         name = f"transition{b}"
@@ -180,16 +208,21 @@ class DenseNet(nn.Module):
         x = image_pooling.average_pool(x)
         x = block.convolve(x, transition["conv"]["kernel"])
         features = x.shape[-1]
-    norm5 = norm_params("norm5", _init_norm, features)
+    norm5 = norm_params("norm5", init_norm, features)
     if train:
       statistics["norm5"] = batch
-    x = batch_norm.normalise(x, statistics["norm5"], norm5, weight)
+    maps["norm5"] = batch_norm.normalise(x, statistics["norm5"], norm5, weight)
     if train and not self.is_initializing():
       for name, averages in running.items():
         averages.value = batch_norm.update_running(
           averages.value, statistics[name], weight
         )
-    return x.mean((1, 2), dtype=jnp.promote_types(self.dtype, jnp.float32))
+    return maps
+
+
+def pool_maps(maps: jax.Array) -> jax.Array:
+  """Averages f[N,h,w,D] over places, into at least f32[N,D]."""
+  return maps.mean((1, 2), dtype=jnp.promote_types(maps.dtype, jnp.float32))
 
 
 def _init_kernels(key, shapes, dtype):
@@ -206,11 +239,17 @@ def _init_kernels(key, shapes, dtype):
   ]
 
 
-def _init_conv(key, shape, dtype):
+def init_conv(
+  key: jax.Array, shape: tuple[int, ...], dtype: Any
+) -> dict[str, jax.Array]:
+  """Draws the `{"kernel"}` of a convolution, Kaiming-normal."""
   return _init_kernels(key, [shape], dtype)[0]
 
 
-def _init_norm(key, features, dtype):
+def init_norm(
+  key: jax.Array | None, features: int, dtype: Any
+) -> dict[str, jax.Array]:
+  """Returns the `{"scale", "bias"}` of a norm that changes nothing."""
   del key
   return {
     "scale": jnp.ones(features, dtype),
@@ -226,9 +265,9 @@ def _init_block(key, features, num_layers, growth_rate, dtype):
   kernels = _init_kernels(key, shapes, dtype)
   return {
     f"denselayer{i + 1}": {
-      "norm1": _init_norm(None, inputs[i], dtype),
+      "norm1": init_norm(None, inputs[i], dtype),
       "conv1": kernels[i],
-      "norm2": _init_norm(None, width, dtype),
+      "norm2": init_norm(None, width, dtype),
       "conv2": kernels[num_layers + i],
     }
     for i in range(num_layers)
@@ -238,18 +277,18 @@ def _init_block(key, features, num_layers, growth_rate, dtype):
 def _init_transition(key, features, dtype):
   outputs = int(features * _COMPRESSION)
   return {
-    "norm": _init_norm(None, features, dtype),
-    "conv": _init_conv(key, (1, 1, features, outputs), dtype),
+    "norm": init_norm(None, features, dtype),
+    "conv": init_conv(key, (1, 1, features, outputs), dtype),
   }
 
 
-def _init_running(params):
+def init_running(params):
   """Returns `{"mean", "var"}` for each norm of a tree of parameters."""
   if "scale" in params:
     zeros = jnp.zeros_like(params["scale"])
     return {"mean": zeros, "var": zeros + 1}
   return {
-    name: _init_running(child)
+    name: init_running(child)
     for name, child in params.items()
     if "kernel" not in child
   }

@@ -78,7 +78,8 @@ class LogSumExp(nn.Module):
 class GatedAttention(nn.Module):
   """Mean of the slices, weighted by a gated attention to each.
 
-  The weights, f[B,S], are sown as "attention" in "intermediates".
+  The weights are sown in "intermediates" as "slice_weights":
+  `{"head": f[B,S]}`.
 
   Attributes:
     attention_size: Features from which the weight of a slice is found.
@@ -105,7 +106,7 @@ class GatedAttention(nn.Module):
     # A bias would shift all scores, which changes no weight.
     scores = nn.Dense(1, use_bias=False, name="score")(content * gate)
     weights = masked_softmax(scores[..., 0], mask)
-    self.sow("intermediates", "attention", weights)
+    self.sow("intermediates", "slice_weights", {"head": weights})
     return jnp.einsum("bs,bsd->bd", weights, z)
 
 

@@ -6,6 +6,7 @@ zeros, so padding before or after a sequence changes nothing. Both directions
 of a layer run in one scan, side by side on an axis R.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from jax import lax
 from brainjax.models.pooling import masked_mean
 
 READOUTS = ("last", "mean")
+States = tuple[jax.Array, ...]
 
 
 class Recurrent(nn.Module):
@@ -76,31 +78,23 @@ class Recurrent(nn.Module):
     self, z: jax.Array, mask: jax.Array, suffixes: Sequence[str]
   ) -> tuple[jax.Array, jax.Array]:
     """Reads f[B,S,D] into all states f[B,S,R*F] and the last, f[B,R*F]."""
-    projected = [self._project(z, mask, suffix) for suffix in suffixes]
-    cell = self._cell(suffixes)
-
-    def step(state, inputs):
-      projection, valid = inputs
-      new = cell(state, projection)
-      kept = jax.tree.map(lambda n, old: jnp.where(valid, n, old), new, state)
-      return kept, kept[0]
-
+    # Order matters: steps lead, so that no product of matrices is transposed.
+    z = jnp.swapaxes(jnp.where(mask[..., None], z, 0), 0, 1)
+    projected = [self._project(z, suffix) for suffix in suffixes]
     masks = [mask.T[..., None]] * len(suffixes)
-    steps = (
+    states = _scan_states_fast(
+      self._gate,
+      self._num_states,
+      self.unroll,
+      *self._recurrent_weights(suffixes),
       jnp.stack(_turn_second(projected), 1),
       jnp.stack(_turn_second(masks), 1),
     )
-    zeros = jnp.zeros(
-      (len(suffixes), len(z), self.hidden_size), projected[0].dtype
-    )
-    state, states = lax.scan(
-      step, (zeros,) * self._num_states, steps, unroll=self.unroll
-    )
     in_order = jnp.concatenate(_turn_second(jnp.moveaxis(states, 1, 0)), -1)
-    return jnp.swapaxes(in_order, 0, 1), jnp.concatenate(state[0], -1)
+    return jnp.swapaxes(in_order, 0, 1), jnp.concatenate(states[-1], -1)
 
-  def _project(self, z: jax.Array, mask: jax.Array, suffix: str) -> jax.Array:
-    """Projects f[B,S,D] into the gates of every step, f[S,B,gates*F]."""
+  def _project(self, z: jax.Array, suffix: str) -> jax.Array:
+    """Projects f[S,B,D] into the gates of every step, f[S,B,gates*F]."""
     size = self._num_gates * self.hidden_size
     kernel = self.param(
       f"input_kernel{suffix}",
@@ -108,12 +102,14 @@ class Recurrent(nn.Module):
       (z.shape[-1], size),
     )
     offset = self.param(f"bias{suffix}", self._init_bias, (size,))
-    z = jnp.where(mask[..., None], z, 0)
-    return jnp.einsum("bsd,df->sbf", z, kernel) + offset[None, None]
+    # Not flattened: a reshape would move the scans of other devices here.
+    return z @ kernel + offset[None, None]
 
-  def _recurrent_kernel(self, suffixes: Sequence[str]) -> jax.Array:
-    """Returns f[R,F,gates*F]."""
-    return jnp.stack(
+  def _recurrent_weights(
+    self, suffixes: Sequence[str]
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns the kernel f[R,F,gates*F] and the bias f[R,1,gates*F]."""
+    kernel = jnp.stack(
       [
         self.param(
           f"recurrent_kernel{suffix}",
@@ -124,11 +120,18 @@ class Recurrent(nn.Module):
         for suffix in suffixes
       ]
     )
+    return kernel, jnp.zeros_like(kernel[:, :1])
 
-  def _cell(self, suffixes: Sequence[str]) -> Callable:
-    """Returns `(states f[R,B,F], projection f[R,B,gates*F]) -> states`.
+  @staticmethod
+  def _gate(
+    states: States, projection: jax.Array, recurrent: jax.Array
+  ) -> States:
+    """Takes one step.
 
-    The first of the states is what is read out.
+    Args:
+      states: f[R,B,F] each; the first is read out.
+      projection: f[R,B,gates*F] of the slice.
+      recurrent: f[R,B,gates*F] of the first state.
     """
     raise NotImplementedError
 
@@ -149,17 +152,14 @@ class LSTM(Recurrent):
     del key
     return jnp.zeros((4, shape[0] // 4)).at[1].set(1).reshape(-1)
 
-  def _cell(self, suffixes: Sequence[str]) -> Callable:
-    recurrent_kernel = self._recurrent_kernel(suffixes)
-
-    def cell(state, projection):
-      hidden, memory = state
-      gates = projection + hidden @ recurrent_kernel
-      i, f, g, o = jnp.split(gates, 4, axis=-1)
-      memory = nn.sigmoid(f) * memory + nn.sigmoid(i) * jnp.tanh(g)
-      return nn.sigmoid(o) * jnp.tanh(memory), memory
-
-    return cell
+  @staticmethod
+  def _gate(
+    states: States, projection: jax.Array, recurrent: jax.Array
+  ) -> States:
+    _, memory = states
+    i, f, g, o = jnp.split(projection + recurrent, 4, axis=-1)
+    memory = nn.sigmoid(f) * memory + nn.sigmoid(i) * jnp.tanh(g)
+    return nn.sigmoid(o) * jnp.tanh(memory), memory
 
 
 class GRU(Recurrent):
@@ -174,29 +174,117 @@ class GRU(Recurrent):
   _num_states = 1
   _init_bias = staticmethod(nn.initializers.zeros_init())
 
-  def _cell(self, suffixes: Sequence[str]) -> Callable:
-    recurrent_kernel = self._recurrent_kernel(suffixes)
-    new_bias = jnp.stack(
+  def _recurrent_weights(
+    self, suffixes: Sequence[str]
+  ) -> tuple[jax.Array, jax.Array]:
+    kernel, _ = super()._recurrent_weights(suffixes)
+    bias = jnp.stack(
       [
         self.param(
           f"recurrent_new_bias{suffix}", self._init_bias, (self.hidden_size,)
         )
         for suffix in suffixes
       ]
-    )[:, None]
+    )
+    return kernel, jnp.pad(bias, ((0, 0), (2 * self.hidden_size, 0)))[:, None]
 
-    def cell(state, projection):
-      (hidden,) = state
-      r, u, n = jnp.split(projection, 3, axis=-1)
-      hidden_r, hidden_u, hidden_n = jnp.split(
-        hidden @ recurrent_kernel, 3, axis=-1
-      )
-      r = nn.sigmoid(r + hidden_r)
-      u = nn.sigmoid(u + hidden_u)
-      n = jnp.tanh(n + r * (hidden_n + new_bias))
-      return ((1 - u) * n + u * hidden,)
+  @staticmethod
+  def _gate(
+    states: States, projection: jax.Array, recurrent: jax.Array
+  ) -> States:
+    (hidden,) = states
+    r, u, n = jnp.split(projection, 3, axis=-1)
+    hidden_r, hidden_u, hidden_n = jnp.split(recurrent, 3, axis=-1)
+    r = nn.sigmoid(r + hidden_r)
+    u = nn.sigmoid(u + hidden_u)
+    n = jnp.tanh(n + r * hidden_n)
+    return ((1 - u) * n + u * hidden,)
 
-    return cell
+
+def _scan_states(
+  gate: Callable,
+  num_states: int,
+  unroll: int,
+  kernel: jax.Array,
+  bias: jax.Array,
+  projection: jax.Array,
+  mask: jax.Array,
+) -> jax.Array:
+  """Runs a cell over all steps, from states of zero.
+
+  Args:
+    gate: As `Recurrent._gate`. Static.
+    num_states: Static.
+    unroll: Steps a loop body holds. Static.
+    kernel: f[R,F,gates*F].
+    bias: f[R,1,gates*F].
+    projection: f[S,R,B,gates*F].
+    mask: bool[S,R,B,1], False where a step keeps the states.
+
+  Returns:
+    f[S,R,B,F], the first state after each step.
+  """
+  return _scan_forward(
+    gate, num_states, unroll, kernel, bias, projection, mask
+  )[0]
+
+
+def _scan_forward(gate, num_states, unroll, kernel, bias, projection, mask):
+  def step(states, inputs):
+    projected, valid = inputs
+    recurrent = states[0] @ kernel + bias
+    new = _keep_masked(gate, valid, states, projected, recurrent)
+    return new, (new[0], states, recurrent)
+
+  zeros = jnp.zeros(
+    (*projection.shape[1:-1], kernel.shape[1]), projection.dtype
+  )
+  _, (read, before, recurrent) = lax.scan(
+    step, (zeros,) * num_states, (projection, mask), unroll=unroll
+  )
+  return read, (kernel, bias, projection, mask, before, recurrent)
+
+
+def _scan_backward(gate, num_states, unroll, saved, by_read):
+  del num_states
+  kernel, bias, projection, mask, before, recurrent = saved
+  transposed = jnp.swapaxes(kernel, 1, 2)
+
+  def step(by_states, inputs):
+    by_read, valid, *given = inputs
+    by_states = by_states[0] + by_read, *by_states[1:]
+    _, pull = jax.vjp(functools.partial(_keep_masked, gate, valid), *given)
+    by_before, by_projection, by_recurrent = pull(by_states)
+    by_hidden = by_before[0] + by_recurrent @ transposed
+    return (by_hidden, *by_before[1:]), (by_projection, by_recurrent)
+
+  _, (by_projection, by_recurrent) = lax.scan(
+    step,
+    tuple(jnp.zeros_like(state[0]) for state in before),
+    (by_read, mask, before, projection, recurrent),
+    reverse=True,
+    unroll=unroll,
+  )
+  by_kernel = jnp.einsum("srbf,srbg->rfg", before[0], by_recurrent)
+  by_bias = by_recurrent.sum((0, 2))[:, None]
+  return (
+    by_kernel.astype(kernel.dtype),
+    by_bias.astype(bias.dtype),
+    by_projection,
+    None,
+  )
+
+
+# The same with its own backward pass, which finds the gradient of the kernel as
+# one product after the loop; autodiff adds to a whole matrix in every step.
+_scan_states_fast = jax.custom_vjp(_scan_states, nondiff_argnums=(0, 1, 2))
+_scan_states_fast.defvjp(_scan_forward, _scan_backward)
+
+
+def _keep_masked(gate, valid, states, projection, recurrent):
+  """Takes one step where it is valid."""
+  new = gate(states, projection, recurrent)
+  return jax.tree.map(lambda n, old: jnp.where(valid, n, old), new, states)
 
 
 def _turn_second(directions) -> list[jax.Array]:

@@ -6,10 +6,8 @@ of into its workdir; `open_run` reads it back for all that comes after.
 
 import dataclasses
 import functools
-import json
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import ml_collections
 import numpy as np
@@ -17,11 +15,15 @@ import optax
 
 from brainjax import InputError, records
 from brainjax import config as config_lib
-from brainjax.cohort import splits as splits_lib
 from brainjax.input import plan
-from brainjax.models import densenet, heads, pretrained
 from brainjax.models.classifier import Classifier
-from brainjax.training import losses, reference, trained
+from brainjax.training import (
+  config_checks,
+  losses,
+  starting_point,
+  trained,
+)
+from brainjax.training import scans as scans_lib
 from brainjax.training import workdir as workdir_lib
 from brainjax.training.augment import AugmentRanges
 from brainjax.training.optimizer import make_optimizer
@@ -53,21 +55,26 @@ class Experiment:
   @property
   def positive(self) -> int | None:
     """Index of the positive class of a binary task."""
-    return positive_index(self.config, self.classes)
+    return config_checks.positive_index(self.config, self.classes)
 
   @functools.cached_property
   def class_weights(self) -> tuple[float, ...]:
     """Weights of the loss, from the training participants."""
     class_of = {}
     for scan in self.scans:
-      if scan["split"] == "train":
-        target = self.targets[int(scan["record_index"])]
+      target = self.targets[int(scan["record_index"])]
+      if scan["split"] == "train" and target >= 0:
         class_of[scan["participant_id"]] = target
     return losses.class_weights(
       np.array(list(class_of.values())),
       len(self.classes),
       self.config.train.class_weights,
     )
+
+  @property
+  def objective(self) -> str:
+    """What is learned, one of `step.OBJECTIVES`."""
+    return self.config.train.objective
 
   def subset(self, split: str) -> np.ndarray:
     """Returns i64[T], the record indices of a split, in manifest order."""
@@ -76,43 +83,60 @@ class Experiment:
       np.int64,
     )
 
+  def scored(self, split: str) -> np.ndarray:
+    """Returns i64[T], those of the split that the objective can score."""
+    subset = self.subset(split)
+    if self.objective == "reconstruct":
+      return subset
+    return subset[self.targets[subset] >= 0]
+
   def build(
     self,
   ) -> tuple[Classifier, optax.GradientTransformation, StepSettings]:
     """Returns the model, the optimizer and the facts of the step."""
-    config = self.config
-    model = trained.build_model(config.model, len(self.classes))
+    config, features = self.config, self.record_set.num_features
+    model = trained.build_model(config.model, len(self.classes), features)
     settings = StepSettings(
       zero_code=records.ZERO_CODES[self.record_set.dtype],
       num_rows=self.shape.rows,
       max_length=self.shape.longest,
       scans_per_step=len(self.subset("train")) / self.shape.steps_per_epoch,
       class_weights=self.class_weights,
-      augment=AugmentRanges(**config.augment),
+      augment=None if features else AugmentRanges(**config.augment),
       seed=config.train.seed,
+      objective=self.objective,
+      reconstruction_weights=tuple(config.train.reconstruction_weights),
+      anneal_steps=config.train.anneal_epochs * self.shape.steps_per_epoch,
+      freeze_encoder=config.optimizer.encoder_rate == 0,
     )
     return model, make_optimizer(**config.optimizer), settings
 
-  def import_encoder(self) -> tuple[dict[str, Any], str]:
-    """Reads what the encoder starts from, `model.encoder.weights`.
+  @property
+  def encoder_is_frozen(self) -> bool:
+    """Whether this run leaves the encoder as it started."""
+    config = self.config
+    return (
+      config.optimizer.encoder_rate == 0
+      and config.model.encoder.statistics == "frozen"
+    )
 
-    Returns:
-      Its `{"params", "batch_stats"}` and the sha256 of the file.
+  def read_starting_point(self) -> starting_point.StartingPoint:
+    """Reads what the model starts from, `model.init_from`.
 
     Raises:
-      InputError: The file cannot be read, or does not fit the encoder.
+      InputError: It cannot be read or does not fit, or its encoder was fitted
+        on groups that this run is to be evaluated on.
     """
-    path = pathlib.Path(self.config.model.encoder.weights)
-    encoder = trained.build_model(self.config.model, len(self.classes)).encoder
-    try:
-      variables = pretrained.load_encoder(
-        path, encoder, self.record_set.slice_shape
-      )
-    except (OSError, ValueError) as error:
-      raise InputError(
-        f"config.model.encoder.weights={path}: {error}"
-      ) from error
-    return variables, records.sha256_of(path)
+    path = pathlib.Path(self.config.model.init_from)
+    model = trained.build_model(self.config.model, len(self.classes))
+    slice_shape = self.record_set.slice_shape
+    point = starting_point.read_starting_point(path, model.encoder, slice_shape)
+    scans_lib.refuse_seen_groups(
+      self.scans, point.group_ids, f"config.model.init_from={path}"
+    )
+    shapes = trained.variable_shapes(model, self.objective, slice_shape)
+    starting_point.start_from(point, shapes, self.classes)
+    return point
 
 
 def resolve(
@@ -140,16 +164,16 @@ def resolve(
     )
   if config_file.is_file():
     workdir_lib.adopt_unset(config, workdir_lib.read_config(config_file))
-  _check_choices(config)
+  config_checks.check_config(config)
   if not config.data.records:
     raise InputError(
       "config.data.records: unset; give the folder that `brainjax prepare`"
       " wrote, as --config.data.records=RECORDS"
     )
   config.data.records = str(pathlib.Path(config.data.records).resolve())
-  if config.model.encoder.weights:
-    weights = pathlib.Path(config.model.encoder.weights).resolve()
-    config.model.encoder.weights = str(weights)
+  if config.model.init_from:
+    init_from = pathlib.Path(config.model.init_from).resolve()
+    config.model.init_from = str(init_from)
   if config.data.packs is None:
     config.data.packs = num_devices
   if config.data.packs % num_devices:
@@ -158,20 +182,31 @@ def resolve(
       f" {num_devices} devices; set it to a multiple of {num_devices}, or"
       " config.mesh.devices to one of its divisors"
     )
+  record_set = records.RecordSet(config.data.records)
+  encoder = record_set.encoder
+  if encoder is not None:
+    config_checks.take_features(config, encoder)
   if config_file.is_file():
     workdir_lib.refuse_changes(config, workdir)
 
-  record_set = records.RecordSet(config.data.records)
-  scans = assign_scans(config, record_set)
+  scans = scans_lib.assign_scans(config, record_set)
+  if encoder is not None:
+    what = f"config.data.records={record_set.path}"
+    scans_lib.refuse_seen_groups(scans, encoder["group_ids"], what)
   classes = tuple(config_lib.parse_classes(config.task.classes))
   experiment = _derive(config, workdir, record_set, classes, scans)
-  _check_splits(experiment)
+  if experiment.objective != "reconstruct":
+    _ = experiment.positive  # which refuses a task without one
+  scans_lib.check_splits(scans, classes, experiment.objective)
   try:
-    trained.build_model(config.model, len(classes))
+    model = trained.build_model(
+      config.model, len(classes), record_set.num_features
+    )
+    trained.variable_shapes(model, experiment.objective, record_set.slice_shape)
   except ValueError as error:
     raise InputError(f"config.model: {error}") from error
-  if config.model.encoder.weights and not config_file.is_file():
-    experiment.import_encoder()  # which refuses a file that does not fit
+  if config.model.init_from and not config_file.is_file():
+    experiment.read_starting_point()  # which refuses one that does not fit
 
   workdir.mkdir(parents=True, exist_ok=True)
   splits_file = workdir / "splits.csv"
@@ -216,108 +251,11 @@ def open_run(workdir: pathlib.Path) -> Experiment:
   )
 
 
-def assign_scans(
-  config: ml_collections.ConfigDict, record_set: records.RecordSet
-) -> tuple[dict[str, str], ...]:
-  """Returns the rows of `splits.csv`: every scan whose label has a class.
-
-  Raises:
-    InputError: A label is named neither by a class nor by `task.ignore`.
-  """
-  classes = config_lib.parse_classes(config.task.classes)
-  class_of = {
-    label: name for name, labels in classes.items() for label in labels
-  }
-  rows = []
-  for record_index, row in enumerate(record_set.rows):
-    label = row["label"]
-    if label in config.task.ignore or not label:
-      continue
-    if label not in class_of:
-      raise InputError(
-        f"config.task.classes: label {label!r} of"
-        f" {row['participant_id']} is in no class; name it in a class or in"
-        " config.task.ignore"
-      )
-    rows.append({**row, "record_index": str(record_index)})
-  assigned = splits_lib.assign_splits(rows, **config.split)
-  return tuple(
-    {
-      **{name: row.get(name, "") for name in workdir_lib.SPLIT_COLUMNS},
-      "class": class_of[row["label"]],
-      "split": split,
-      "fold": str(fold),
-    }
-    for row, (split, fold) in zip(rows, assigned, strict=True)
-  )
-
-
-def write_model_file(
-  experiment: Experiment,
-  num_parameters: int,
-  encoder_weights_sha256: str = "",
-) -> None:
-  """Writes `model.json`: what a use of the model must know of it.
-
-  Args:
-    experiment: The run's facts.
-    num_parameters: Trained numbers of the model.
-    encoder_weights_sha256: Of the file that the encoder started from; "" if
-      it started from scratch.
-  """
-  record_set, config = experiment.record_set, experiment.config
-  train_groups = {
-    s["group_id"] for s in experiment.scans if s["split"] == "train"
-  }
-  content = {
-    "schema_version": trained.SCHEMA_VERSION,
-    "classes": list(experiment.classes),
-    "class_labels": config_lib.parse_classes(config.task.classes),
-    "positive": config.task.positive,
-    "model": config.model.to_dict(),
-    "modalities": record_set.index["modalities"],
-    "preparation": record_set.index["preparation"],
-    "slice_shape": list(record_set.slice_shape),
-    "dtype": str(record_set.dtype),
-    "pack_shape": dataclasses.asdict(experiment.shape),
-    "num_parameters": num_parameters,
-    "class_weights": list(experiment.class_weights),
-    "records_sha256": record_set.sha256,
-    "splits_sha256": records.sha256_of(experiment.workdir / "splits.csv"),
-    "encoder_group_ids": sorted(train_groups),
-    "encoder_weights_sha256": encoder_weights_sha256,
-    "reference": reference.fit_reference(
-      (record_set[int(i)] for i in experiment.subset("train")),
-      record_set.index["modalities"],
-    ),
-  }
-  records.write_text(
-    experiment.workdir / "model.json", json.dumps(content, indent=2) + "\n"
-  )
-
-
-def positive_index(
-  config: ml_collections.ConfigDict, classes: Sequence[str]
-) -> int | None:
-  """Index of the positive class of a binary task; None for more classes.
-
-  Raises:
-    InputError: A binary task names no positive class, or an unknown one.
-  """
-  if len(classes) > 2:
-    return None
-  if config.task.positive not in classes:
-    raise InputError(
-      f"config.task.positive={config.task.positive!r}: name one of the two"
-      f" classes {list(classes)}"
-    )
-  return classes.index(config.task.positive)
-
-
 def _derive(config, workdir, record_set, classes, scans) -> Experiment:
   targets = np.full(len(record_set), -1, np.int64)
   for scan in scans:
-    targets[int(scan["record_index"])] = classes.index(scan["class"])
+    if scan["class"]:
+      targets[int(scan["record_index"])] = classes.index(scan["class"])
   lengths = {"train": [], "validation": [], "test": []}
   for scan in scans:
     length = record_set.lengths[int(scan["record_index"])]
@@ -335,53 +273,3 @@ def _derive(config, workdir, record_set, classes, scans) -> Experiment:
     longest=int(max(sum(lengths.values(), []))),
   )
   return Experiment(config, workdir, record_set, classes, scans, targets, shape)
-
-
-def _check_splits(experiment: Experiment) -> None:
-  positive_index(experiment.config, experiment.classes)
-  groups = {
-    (name, split): set()
-    for name in experiment.classes
-    for split in splits_lib.SPLITS
-  }
-  for scan in experiment.scans:
-    groups[scan["class"], scan["split"]].add(scan["group_id"])
-  for (name, split), members in groups.items():
-    if not members:
-      total = sum(len(groups[name, other]) for other in splits_lib.SPLITS)
-      raise InputError(
-        f"config.split: class {name!r} has no group in the {split} split"
-        f" ({total} in all); every class needs one in each of train,"
-        " validation and test: add scans, or change config.split or"
-        " config.task"
-      )
-
-
-def _check_choices(config: ml_collections.ConfigDict) -> None:
-  choices = {
-    "model.encoder.preset": tuple(densenet.PRESETS),
-    "model.encoder.statistics": ("batch", "pack"),
-    "model.head.name": tuple(heads.HEADS),
-    "model.dtype": ("float32", "bfloat16"),
-    "train.class_weights": ("inverse", "none"),
-  }
-  at_least = {
-    "train.epochs": 1,
-    "train.log_every_steps": 1,
-    "train.patience_epochs": 0,
-    "checkpoint.every_epochs": 1,
-    "checkpoint.keep": 1,
-    "data.scans_per_step": 1,
-    "data.read_threads": 1,
-    "data.prefetch_steps": 1,
-    "eval.resamples": 1,
-  }
-  fields = config_lib.leaf_fields(config)
-  for name, allowed in choices.items():
-    if fields[name] not in allowed:
-      raise InputError(
-        f"config.{name}={fields[name]!r}: choose one of {list(allowed)}"
-      )
-  for name, least in at_least.items():
-    if fields[name] < least:
-      raise InputError(f"config.{name}={fields[name]}: at least {least}")

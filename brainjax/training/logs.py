@@ -80,11 +80,12 @@ class Window:
   def close(self) -> dict[str, float]:
     """Returns the window's line and starts a new window."""
     seconds = max(time.perf_counter() - self._began, 1e-9)
-    weight = max(self.sums["class_weight"], 1e-9)
-    scans = max(self.sums["scans"], 1e-9)
-    line = {
-      "train/loss": self.sums["loss"] / weight,
-      "train/accuracy": self.sums["correct"] / scans,
+    line = {"train/loss": self._mean("loss", "weight")}
+    if "correct" in self.sums:
+      line["train/accuracy"] = self._mean("correct", "labelled")
+    if "reconstruction" in self.sums:
+      line["train/reconstruction"] = self._mean("reconstruction", "scans")
+    line |= {
       "perf/volumes_per_second": self._volumes / seconds,
       "perf/slices_per_second": self._slices / seconds,
       "perf/data_wait_fraction": self._wait_seconds / seconds,
@@ -92,6 +93,9 @@ class Window:
     self.sums = {}
     self._restart_clock()
     return line
+
+  def _mean(self, name: str, count: str) -> float:
+    return self.sums[name] / max(self.sums[count], 1e-9)
 
   def _restart_clock(self) -> None:
     self._began = time.perf_counter()

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -66,12 +66,12 @@ class Runner:
       out_shardings=sharding.replicated(self._mesh),
     )(state)
 
-  def start_encoder(self, variables: Mapping[str, Any]) -> None:
-    """Takes `{"params", "batch_stats"}` as the encoder's, before step 1."""
+  def start_from(self, variables: Mapping[str, Any]) -> None:
+    """Takes modules of `{"params", "batch_stats"}` for its own, at step 0."""
     self.adopt(
       self.state.replace(
-        params=self.state.params | {"encoder": variables["params"]},
-        batch_stats={"encoder": variables["batch_stats"]},
+        params=self.state.params | variables["params"],
+        batch_stats=self.state.batch_stats | variables["batch_stats"],
       )
     )
 
@@ -118,21 +118,12 @@ class Runner:
       subset: i64[T] record indices.
 
     Returns:
-      f64[T,K] log-probabilities, in the order of `subset`.
+      f64[T,K] log-probabilities, in the order of `subset`; or f64[T,1] mean
+      squared errors, see `step.make_eval_step`.
     """
-    experiment = self.experiment
-    batches = pipeline.evaluation_batches(
-      experiment.record_set,
-      subset,
-      experiment.targets,
-      experiment.shape,
-      read_threads=experiment.config.data.read_threads,
-      prefetch_steps=experiment.config.data.prefetch_steps,
-      put=self._put,
-    )
     outputs = [
       (batch["record_index"], self.eval_step(self.state, batch))
-      for batch in batches
+      for batch in self._evaluation_batches(subset)
     ]
     found = {}
     for record_index, log_probabilities in jax.device_get(outputs):
@@ -144,6 +135,74 @@ class Runner:
         if index >= 0:
           found[int(index)] = row
     return np.array([found[int(index)] for index in subset], np.float64)
+
+  def attention(self, subset: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """Asks what the model weighs in every scan of a subset.
+
+    Args:
+      subset: i64[T] record indices.
+
+    Returns:
+      For each of `subset`, f32[S,...] by the names of
+      `step.make_attention_step`; nothing at all if the model has no attention.
+    """
+    step = step_lib.make_attention_step(self._model, self._settings)
+    if not jax.eval_shape(step, self.state, self._example):
+      return []
+    found = dict(self._of_slices(step, subset))
+    return [found[int(index)] for index in subset]
+
+  @property
+  def code_size(self) -> int:
+    """Numbers of the auto-encoder's code of a slice."""
+    slice_shape = self.experiment.record_set.slice_shape
+    height, width = self._model.encoder.map_size(*slice_shape[:2])
+    return (
+      height * width * self.state.params["decoder"]["code"]["kernel"].shape[-1]
+    )
+
+  def reconstruct(
+    self, subset: np.ndarray
+  ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Draws every scan of a subset from its code, batch by batch.
+
+    Args:
+      subset: i64[T] record indices.
+
+    Yields:
+      The record index, and `{"drawn": f32[S,H,W,C], "embedding": f32[S,D]}`.
+    """
+    step = step_lib.make_reconstruction_step(self._model, self._settings)
+    return self._of_slices(step, subset)
+
+  def _of_slices(
+    self, step: Callable[..., Any], subset: np.ndarray
+  ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Sorts what a step says of slices, f[G,N,...] by name, by their scans."""
+    step = jax.jit(step, out_shardings=sharding.over_packs(self._mesh))
+    for batch in self._evaluation_batches(subset):
+      outputs = jax.device_get(step(self.state, batch))
+      owner, indices = jax.device_get((batch["owner"], batch["record_index"]))
+      for pack, row in np.argwhere(indices >= 0):
+        # The slices of a scan lie in order; see `packing.pack_batch`.
+        slots = owner[pack] == row
+        yield (
+          int(indices[pack, row]),
+          {name: value[pack, slots] for name, value in outputs.items()},
+        )
+
+  def _evaluation_batches(self, subset: np.ndarray):
+    """Yields device batches that hold every scan of a subset once."""
+    experiment = self.experiment
+    return pipeline.evaluation_batches(
+      experiment.record_set,
+      subset,
+      experiment.targets,
+      experiment.shape,
+      read_threads=experiment.config.data.read_threads,
+      prefetch_steps=experiment.config.data.prefetch_steps,
+      put=self._put,
+    )
 
   def _empty_batch(self) -> dict[str, np.ndarray]:
     experiment, shape = self.experiment, self.experiment.shape

@@ -1,12 +1,14 @@
 """The training and the evaluation step, as pure functions.
 
     integers -> dequantise -> augment -> encoder -> head -> loss -> update
+                                                 -> decoder -^
 
 Everything random derives inside from the seed and `state.step`, so a state is
 all it takes to continue a run exactly.
 """
 
 import dataclasses
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,11 +17,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from brainjax.models.classifier import Classifier
+from brainjax.models import autoencoder
+from brainjax.models.classifier import Classifier, attention_weights
 from brainjax.training import augment, losses
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+
+# What is learned, and the method of the model that does it.
+OBJECTIVES: Mapping[str, str] = types.MappingProxyType(
+  {
+    "classify": "__call__",
+    "reconstruct": "reconstruct",
+    "joint": "classify_and_reconstruct",
+  }
+)
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -48,8 +60,13 @@ class StepSettings:
     max_length: S, the longest sequence.
     scans_per_step: Divisor of the loss; scans a step has on average.
     class_weights: A weight a class, in the loss only.
-    augment: Ranges of the random maps.
+    augment: Ranges of the random maps; None to go without.
     seed: Root of every random key.
+    objective: One of `OBJECTIVES`.
+    reconstruction_weights: Of the squared error beside the cross-entropy of
+      "joint", at the first step and from step `anneal_steps` on.
+    anneal_steps: Steps from the one to the other, in a straight line.
+    freeze_encoder: Whether no gradient reaches the encoder.
   """
 
   zero_code: int
@@ -57,8 +74,12 @@ class StepSettings:
   max_length: int
   scans_per_step: float
   class_weights: Sequence[float]
-  augment: augment.AugmentRanges
+  augment: augment.AugmentRanges | None
   seed: int
+  objective: str = "classify"
+  reconstruction_weights: tuple[float, float] = (1.0, 1.0)
+  anneal_steps: int = 0
+  freeze_encoder: bool = False
 
 
 def init_state(
@@ -75,11 +96,12 @@ def init_state(
     num_rows=settings.num_rows,
     max_length=settings.max_length,
     train=False,
+    method=OBJECTIVES[settings.objective],
   )
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables["params"],
-    batch_stats=variables["batch_stats"],
+    batch_stats=variables.get("batch_stats", {}),
     opt_state=optimizer.init(variables["params"]),
   )
 
@@ -91,11 +113,38 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns `step(state, batch) -> (state, metrics)`, to be jitted.
 
-  Metrics are f32[] sums over the batch's labelled scans: `loss` (with class
-  weights), `class_weight`, `correct`, `scans`, `slices`; and `finite`, 0 if
-  the update was rejected because the loss or a gradient was not finite.
+  Metrics are f32[] sums over the batch: `loss`, to be divided by `weight`;
+  `correct` of `labelled` scans, unless nothing is classified; `reconstruction`
+  besides, if that is not the loss; `scans`, `slices`; and `finite`, 0 if the
+  update was rejected because the loss or a gradient was not finite.
   """
   weight_of_class = jnp.array(settings.class_weights, jnp.float32)
+  first, last = settings.reconstruction_weights
+
+  def loss_of(outputs, slices, batch, step):
+    """Returns the sum to descend on, and metrics."""
+    if settings.objective == "reconstruct":
+      errors = jnp.sum(scan_errors(slices, outputs[0], batch))
+      return errors, {"loss": errors, "weight": jnp.sum(batch["weight"])}
+    logits, drawn = outputs, None
+    if settings.objective == "joint":
+      logits, drawn = outputs
+    scan_weight, known = _loss_weights(batch, weight_of_class)
+    losses_gb = losses.scan_cross_entropy(logits, batch["label"])
+    loss = jnp.sum(losses_gb * scan_weight)
+    correct = jnp.argmax(logits, axis=-1) == batch["label"]
+    metrics = {
+      "loss": loss,
+      "weight": jnp.sum(scan_weight),
+      "correct": jnp.sum(correct * known),
+      "labelled": jnp.sum(known),
+    }
+    if drawn is None:
+      return loss, metrics
+    errors = jnp.sum(scan_errors(slices, drawn, batch))
+    done = jnp.minimum(step / max(settings.anneal_steps, 1), 1)
+    weight = first + (last - first) * done
+    return loss + weight * errors, metrics | {"reconstruction": errors}
 
   def train_step(state: TrainState, batch: Batch):
     root = jax.random.key(settings.seed)
@@ -103,11 +152,14 @@ def make_train_step(
       jax.random.fold_in(root, state.step)
     )
     slices = dequantise(batch, settings.zero_code)
-    slices = _augment(slices, batch, augment_key, settings.augment)
-    scan_weight, correct_weight = _loss_weights(batch, weight_of_class)
+    if settings.augment is not None:
+      slices = _augment(slices, batch, augment_key, settings.augment)
 
     def loss_fn(params):
-      logits, updated = model.apply(
+      if settings.freeze_encoder:
+        frozen = jax.lax.stop_gradient(params["encoder"])
+        params = params | {"encoder": frozen}
+      outputs, updated = model.apply(
         {"params": params, "batch_stats": state.batch_stats},
         slices,
         *_model_inputs(batch),
@@ -116,18 +168,19 @@ def make_train_step(
         train=True,
         mutable=["batch_stats"],
         rngs={"dropout": dropout_key},
+        method=OBJECTIVES[settings.objective],
       )
-      losses_gb = losses.scan_cross_entropy(logits, batch["label"])
-      loss_sum = jnp.sum(losses_gb * scan_weight)
-      aux = (loss_sum, logits, updated["batch_stats"])
-      return loss_sum / settings.scans_per_step, aux
+      loss, metrics = loss_of(outputs, slices, batch, state.step)
+      batch_stats = updated.get("batch_stats", {})
+      return loss / settings.scans_per_step, (metrics, batch_stats)
 
-    grads, (loss_sum, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(
+    grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
       state.params
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    finite = jnp.isfinite(loss_sum) & jnp.isfinite(optax.tree.norm(grads))
+    finite = jnp.isfinite(metrics["loss"])
+    finite &= jnp.isfinite(optax.tree.norm(grads))
 
     def keep(new, old):
       return jnp.where(finite, new, old)
@@ -138,11 +191,7 @@ def make_train_step(
       batch_stats=jax.tree.map(keep, batch_stats, state.batch_stats),
       opt_state=jax.tree.map(keep, opt_state, state.opt_state),
     )
-    correct = jnp.argmax(logits, axis=-1) == batch["label"]
-    metrics = {
-      "loss": loss_sum,
-      "class_weight": jnp.sum(scan_weight),
-      "correct": jnp.sum(correct * correct_weight),
+    metrics |= {
       "scans": jnp.sum(batch["weight"]),
       "slices": jnp.sum(batch["length"]).astype(jnp.float32),
       "finite": finite.astype(jnp.float32),
@@ -155,20 +204,110 @@ def make_train_step(
 def make_eval_step(
   model: Classifier, settings: StepSettings
 ) -> Callable[[TrainState, Batch], jax.Array]:
-  """Returns `step(state, batch) -> f32[G,B,K]` log-probabilities."""
+  """Returns `step(state, batch)`, of what validation looks at.
+
+  That is f32[G,B,K] log-probabilities, or f32[G,B,1] mean squared errors if
+  the objective is to reconstruct.
+  """
 
   def eval_step(state: TrainState, batch: Batch):
-    logits: Any = model.apply(
+    slices = dequantise(batch, settings.zero_code)
+    reconstructs = settings.objective == "reconstruct"
+    outputs: Any = model.apply(
+      {"params": state.params, "batch_stats": state.batch_stats},
+      slices,
+      *_model_inputs(batch),
+      num_rows=settings.num_rows,
+      max_length=settings.max_length,
+      train=False,
+      method=OBJECTIVES["reconstruct" if reconstructs else "classify"],
+    )
+    if reconstructs:
+      return scan_errors(slices, outputs[0], batch)[..., None]
+    return jax.nn.log_softmax(outputs)
+
+  return eval_step
+
+
+def make_attention_step(
+  model: Classifier, settings: StepSettings
+) -> Callable[[TrainState, Batch], dict[str, jax.Array]]:
+  """Returns `step(state, batch) -> {name: f32[G,N,...]}`.
+
+  That is what the model's attention has to say of every slice, by the names of
+  `distance_attention.py` for the plane, "slice_axis" for f32[G,N] factors of
+  slices and "head" for f32[G,N] weights in the head; nothing if it has none.
+  """
+
+  def attention_step(state: TrainState, batch: Batch):
+    owner, position = batch["owner"], batch["position"]
+    outputs: Any = model.apply(
       {"params": state.params, "batch_stats": state.batch_stats},
       dequantise(batch, settings.zero_code),
       *_model_inputs(batch),
       num_rows=settings.num_rows,
       max_length=settings.max_length,
       train=False,
+      mutable=["intermediates"],
     )
-    return jax.nn.log_softmax(logits)
 
-  return eval_step
+    @jax.vmap
+    def of_slots(rows, owner, position):
+      return rows.at[owner, position].get(mode="fill", fill_value=0)
+
+    sown = outputs[1].get("intermediates", {})
+    found = {
+      name: value.reshape(*owner.shape, *value.shape[1:])
+      for name, value in attention_weights(sown, "place_weights").items()
+    }
+    for name, value in attention_weights(sown, "slice_weights").items():
+      rows = value.reshape(*batch["weight"].shape, -1)
+      found[name] = of_slots(rows, owner, position)
+    return found
+
+  return attention_step
+
+
+def make_reconstruction_step(
+  model: Classifier, settings: StepSettings
+) -> Callable[[TrainState, Batch], dict[str, jax.Array]]:
+  """Returns `step(state, batch)`, which draws slices from their codes.
+
+  That is `{"drawn": f32[G,N,H,W,C], "embedding": f32[G,N,D]}`.
+  """
+
+  def reconstruction_step(state: TrainState, batch: Batch):
+    drawn, embedding = model.apply(
+      {"params": state.params, "batch_stats": state.batch_stats},
+      dequantise(batch, settings.zero_code),
+      *_model_inputs(batch),
+      num_rows=settings.num_rows,
+      max_length=settings.max_length,
+      train=False,
+      method=OBJECTIVES["reconstruct"],
+    )
+    return {"drawn": drawn, "embedding": embedding}
+
+  return reconstruction_step
+
+
+def scan_errors(slices: jax.Array, drawn: jax.Array, batch: Batch) -> jax.Array:
+  """Returns f32[G,B], the mean squared error of each scan over its brain.
+
+  Args:
+    slices: f32[G,N,H,W,C] intensities.
+    drawn: f32[G,N,H,W,C] reconstructions.
+    batch: Whose slices they are.
+  """
+  sums = jax.vmap(autoencoder.squared_errors)(slices, drawn)
+  num_rows = batch["weight"].shape[1]
+
+  @jax.vmap
+  def of_scans(sums, owner):
+    return jax.ops.segment_sum(sums, owner, num_rows + 1)[:num_rows]
+
+  errors, counts = jnp.moveaxis(of_scans(sums, batch["owner"]), -1, 0)
+  return errors / jnp.maximum(counts, 1)
 
 
 def dequantise(batch: Batch, zero_code: int) -> jax.Array:

@@ -10,6 +10,7 @@ import math
 import pathlib
 import signal
 import time
+from typing import Any
 
 import jax
 import ml_collections
@@ -21,7 +22,13 @@ from brainjax.checkpoint import Checkpoints
 from brainjax.input import plan
 from brainjax.metrics import classification, statistics
 from brainjax.training import experiment as experiment_lib
-from brainjax.training import logs, sharding, trained
+from brainjax.training import (
+  logs,
+  model_file,
+  sharding,
+  starting_point,
+  trained,
+)
 from brainjax.training import workdir as workdir_lib
 from brainjax.training.runner import Runner
 
@@ -86,15 +93,12 @@ def train(
     if loop.stopped or first_step >= num_steps:
       console.print(f"{workdir}: already trained, {first_step} steps")
       return
-    weights_sha256 = ""
-    if config.model.encoder.weights and restored:
-      facts = trained.read_model_file(workdir)
-      weights_sha256 = facts["encoder_weights_sha256"]
-    elif config.model.encoder.weights:
-      weights_sha256 = _start_encoder(runner, console)
-    experiment_lib.write_model_file(
-      experiment, runner.num_parameters, weights_sha256
-    )
+    start = None
+    if config.model.init_from and restored:
+      start = trained.read_model_file(workdir)["start"]
+    elif config.model.init_from:
+      start = _start_from(runner, console)
+    model_file.write_model_file(experiment, runner.num_parameters, start)
     workdir_lib.write_environment_file(workdir)
     console.print(_summary(experiment, runner.num_parameters), highlight=False)
     if first_step:
@@ -120,18 +124,27 @@ def train(
       )
 
 
-def _start_encoder(runner: Runner, console: rich.console.Console) -> str:
-  """Gives the encoder the weights of a file, and returns its sha256."""
-  variables, sha256 = runner.experiment.import_encoder()
-  runner.start_encoder(variables)
-  size = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-  encoder = runner.experiment.config.model.encoder
-  console.print(
-    f"{encoder.preset}: {size:,} parameters start from {encoder.weights}"
-    f" (sha256 {sha256[:12]})",
-    highlight=False,
+def _start_from(
+  runner: Runner, console: rich.console.Console
+) -> dict[str, Any]:
+  """Starts from `model.init_from`, and returns what `model.json` says of it."""
+  experiment = runner.experiment
+  point = experiment.read_starting_point()
+  variables, said = starting_point.start_from(
+    point,
+    {
+      "params": runner.state.params,
+      "batch_stats": runner.state.batch_stats,
+    },
+    experiment.classes,
   )
-  return sha256
+  runner.start_from(variables)
+  console.print(said, highlight=False)
+  return {
+    "path": str(point.path),
+    "sha256": point.sha256,
+    "encoder_group_ids": list(point.group_ids),
+  }
 
 
 def _run(
@@ -232,8 +245,22 @@ def _log_step(step, metrics, window, log, display, runner) -> None:
 def _validate(runner, step, epoch, log, display) -> float:
   """Scores the validation split, logs it, and returns its loss."""
   experiment = runner.experiment
-  subset = experiment.subset("validation")
-  log_probabilities = runner.score(subset)
+  subset = experiment.scored("validation")
+  scores = runner.score(subset)
+  if experiment.objective == "reconstruct":
+    loss = float(scores.mean())
+    log.write({"step": step, "epoch": float(epoch), "validation/loss": loss})
+    display.say(
+      f"epoch {epoch:3d}  step {step:5d}  validation: squared error {loss:.4f}"
+    )
+    return loss
+  return _validate_classes(runner, step, epoch, subset, scores, log, display)
+
+
+def _validate_classes(
+  runner, step, epoch, subset, log_probabilities, log, display
+) -> float:
+  experiment = runner.experiment
   targets = experiment.targets[subset]
   weights = np.array(experiment.class_weights)[targets]
   losses = -log_probabilities[np.arange(len(subset)), targets]
@@ -276,9 +303,14 @@ def _summary(experiment, num_parameters: int) -> str:
   lengths = experiment.record_set.lengths[experiment.subset("train")]
   epoch = plan.epoch_plan(lengths, config.train.seed, 0, shape)
   fill = plan.pack_fill(epoch, lengths, shape.slices)
+  features = experiment.record_set.encoder is not None
+  parts = ["features of " * features + config.model.encoder.preset]
+  if experiment.objective != "classify":
+    parts.append("decoder")
+  if experiment.objective != "reconstruct":
+    parts.append(config.model.head.name)
   return (
-    f"{config.model.encoder.preset} + {config.model.head.name},"
-    f" {num_parameters:,} parameters; classes"
+    f"{' + '.join(parts)}, {num_parameters:,} parameters; classes"
     f" {', '.join(experiment.classes)}; scans: {counts}\n"
     f"a step is {shape.packs} packs of {shape.slices} slices, {fill:.0%}"
     f" filled; {shape.steps_per_epoch} steps an epoch"

@@ -19,8 +19,9 @@ from brainjax import InputError, checkpoint
 from brainjax import config as config_lib
 from brainjax.models import build
 from brainjax.models.classifier import Classifier
+from brainjax.training.step import OBJECTIVES
 
-SCHEMA_VERSION = 2  # of model.json
+SCHEMA_VERSION = 3  # of model.json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Trained:
 
   Attributes:
     workdir: Of the run.
-    facts: What `experiment.write_model_file` wrote.
+    facts: What `model_file.write_model_file` wrote.
     model: The classifier.
     variables: Its parameters and BatchNorm statistics, numpy arrays.
     step: Of the checkpoint they are from.
@@ -47,30 +48,51 @@ class Trained:
 def load_trained(workdir: pathlib.Path) -> Trained:
   """Loads the model of a run, on any machine and without its records.
 
+  A head that was trained on features comes behind the encoder that made them.
+
   Raises:
     InputError: The run is not ready, or a file is missing or damaged.
   """
   facts = read_model_file(workdir)
+  features = facts.get("encoder")
   model = build_model(
-    ml_collections.ConfigDict(facts["model"]), len(facts["classes"])
+    ml_collections.ConfigDict(facts["model"]),
+    len(facts["classes"]),
+    facts["slice_shape"][-1] if features else None,
   )
-  slots = (1, 1)
-  abstract = jax.eval_shape(
-    functools.partial(model.init, num_rows=1, max_length=1, train=False),
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((*slots, *facts["slice_shape"]), np.float32),
-    jax.ShapeDtypeStruct(slots, np.int32),
-    jax.ShapeDtypeStruct(slots, np.int32),
-    jax.ShapeDtypeStruct(slots, np.float32),
-  )
+  abstract = variable_shapes(model, facts["objective"], facts["slice_shape"])
   step, folder = best_step(workdir), workdir / "checkpoints"
-  return Trained(
+  run = Trained(
     workdir=workdir,
     facts=facts,
     model=model,
     variables=checkpoint.restore_arrays(folder, step, abstract),
     step=step,
     checkpoint_sha256=checkpoint.sha256_of_step(folder, step),
+  )
+  return _behind_encoder(run, features) if features else run
+
+
+def variable_shapes(
+  model: Classifier, objective: str, slice_shape: Sequence[int]
+) -> dict[str, Any]:
+  """Returns the shapes and types of a model's `{"params", "batch_stats"}`.
+
+  Args:
+    model: The model.
+    objective: What it learns, one of `step.OBJECTIVES`.
+    slice_shape: H, W and C.
+  """
+  slots, method = (1, 1), OBJECTIVES[objective]
+  return jax.eval_shape(
+    functools.partial(
+      model.init, num_rows=1, max_length=1, train=False, method=method
+    ),
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((*slots, *slice_shape), np.float32),
+    jax.ShapeDtypeStruct(slots, np.int32),
+    jax.ShapeDtypeStruct(slots, np.int32),
+    jax.ShapeDtypeStruct(slots, np.float32),
   )
 
 
@@ -103,6 +125,12 @@ def shared_facts(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
       another preparation than the first.
   """
   first, *others = [read_model_file(workdir) for workdir in workdirs]
+  for workdir, facts in zip(workdirs, [first, *others], strict=True):
+    if facts["objective"] == "reconstruct":
+      raise InputError(
+        f"{workdir}: an auto-encoder's run, which has no answer; train a head"
+        f" on it, --config.model.init_from={workdir}, and ask that"
+      )
   wanted = _decisive(first)
   for workdir, facts in zip(workdirs[1:], others, strict=True):
     found = _decisive(facts)
@@ -117,9 +145,17 @@ def shared_facts(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
 
 
 def build_model(
-  section: ml_collections.ConfigDict, num_classes: int
+  section: ml_collections.ConfigDict,
+  num_classes: int,
+  num_features: int | None = None,
 ) -> Classifier:
-  """Builds the model of the config's section `model`."""
+  """Builds the model of the config's section `model`.
+
+  Args:
+    section: Of the config.
+    num_classes: K.
+    num_features: D, if it reads features; None, if it reads images.
+  """
   return build.build_classifier(
     preset=section.encoder.preset,
     statistics=section.encoder.statistics,
@@ -127,6 +163,10 @@ def build_model(
     dropout=section.dropout,
     dtype=section.dtype,
     num_classes=num_classes,
+    in_plane=section.attention.in_plane,
+    slice_axis=section.attention.slice_axis,
+    decoder=section.decoder,
+    num_features=num_features,
   )
 
 
@@ -143,6 +183,29 @@ def best_step(workdir: pathlib.Path) -> int:
       " `brainjax train` to its end first"
     )
   return loop["best_step"]
+
+
+def _behind_encoder(head: Trained, features: Mapping[str, Any]) -> Trained:
+  """Returns a head that was trained on features behind their encoder."""
+  said = f"{head.workdir}: trained on features of {features['workdir']}"
+  try:
+    run = load_trained(pathlib.Path(features["workdir"]))
+  except InputError as error:
+    raise InputError(f"{said}, which is needed: {error}") from error
+  if run.checkpoint_sha256 != features["checkpoint_sha256"]:
+    raise InputError(
+      f"{said}, step {features['step']}, whose best step is {run.step} by now;"
+      " run `brainjax encode` again, and train again with another --workdir"
+    )
+  variables = {
+    kind: {name: tree[name] for name in ("encoder", "in_plane") if name in tree}
+    for kind, tree in run.variables.items()
+  }
+  variables["params"] |= head.variables["params"]
+  model = head.model.clone(
+    encoder=run.model.encoder, in_plane=run.model.in_plane
+  )
+  return dataclasses.replace(head, model=model, variables=variables)
 
 
 def _decisive(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,11 @@ from brainjax import InputError, records
 from brainjax.evaluation import figures, report, run_files
 
 SECTIONS = "verdict input scores mistakes learning reproduce".split()
-ALL_FILES = run_files.TRAIN_FILES + run_files.EVALUATE_FILES
+ALL_FILES = (
+  *run_files.TRAIN_FILES,
+  "metrics.json",
+  *run_files.PREDICTION_FILES,
+)
 
 
 SAVE_PNG = figures.save_png

@@ -10,7 +10,12 @@ from brainjax.evaluation import evaluate, run_files
 
 
 @pytest.mark.parametrize(
-  "name", run_files.TRAIN_FILES + run_files.EVALUATE_FILES
+  "name",
+  (
+    *run_files.TRAIN_FILES,
+    "metrics.json",
+    *run_files.PREDICTION_FILES,
+  ),
 )
 def test_missing_file_names_the_command(tmp_path, name):
   workdir = write_workdir(tmp_path / "run")

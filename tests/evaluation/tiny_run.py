@@ -140,7 +140,8 @@ def write_workdir(
       "git_revision": None,
     },
     "model.json": {
-      "schema_version": 1,
+      "schema_version": 3,
+      "objective": "classify",
       "classes": list(classes),
       "positive": "tumour" if "tumour" in classes else "",
       "modalities": list(modalities),

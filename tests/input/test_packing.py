@@ -142,3 +142,29 @@ def test_present_modalities_go_along_when_there_are_several():
     rows, make_scans().__getitem__, labels, SHAPE, **FACTS
   )
   assert "present" not in single
+
+
+def test_features_go_as_they_are_and_lack_no_modality():
+  scans = [
+    dataclasses.replace(
+      scan,
+      slices=np.full((len(scan.slices), 1, 1, 6), i + 0.5, np.float32),
+      brain_mask=np.full((len(scan.slices), 1, 1), 128, np.uint8),
+      scale=1.0,
+    )
+    for i, scan in enumerate(make_scans())
+  ]
+  rows = np.array([[2, 0, -1], [-1, -1, 1]], np.int32)
+  batch = packing.pack_batch(
+    rows,
+    scans.__getitem__,
+    np.zeros(4, np.int32),
+    SHAPE,
+    slice_shape=(1, 1, 6),
+    dtype=np.dtype(np.float32),
+  )
+  assert "present" not in batch
+  assert batch["slices"].dtype == np.float32
+  np.testing.assert_array_equal(
+    batch["slices"][:, :, 0, 0, 5], [[2.5] * 4 + [0.5] * 3, [1.5] + [0] * 6]
+  )

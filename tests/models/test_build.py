@@ -23,12 +23,21 @@ FIELDS = {
     ("preset", "large", "no encoder preset 'large'; .*'densenet121'"),
     ("statistics", "global", r"no BatchNorm statistics 'global'; .*'pack'"),
     ("dtype", "float16", r"no dtype 'float16'; .*'bfloat16', 'float32'"),
+    ("in_plane", "dwa", r"no in-plane attention 'dwa'; .*'distance', .*'none'"),
+    ("slice_axis", "se", r"no attention along the slice axis 'se'; .*'none'"),
     ("head", {"name": "rnn"}, r"no head 'rnn'; .*'lstm', .*'mean'"),
   ],
 )
 def test_bad_value_names_the_choices(field, value, message):
   with pytest.raises(ValueError, match=message):
     build_classifier(**(FIELDS | {field: value}))
+
+
+def test_features_have_no_places_to_attend_to():
+  fields = FIELDS | {"num_features": 5, "slice_axis": "distance"}
+  assert build_classifier(**fields).slice_axis is not None
+  with pytest.raises(ValueError, match="'cbam' weighs places of a feature map"):
+    build_classifier(**fields, in_plane="cbam")
 
 
 def test_fields_reach_their_modules():

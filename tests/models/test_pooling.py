@@ -47,7 +47,8 @@ def test_attention_weights_come_out_by_name():
     train=False,
     mutable=["params", "intermediates"],
   )
-  (weights,) = collected["intermediates"]["attention"]
+  (found,) = collected["intermediates"]["slice_weights"]
+  weights = found["head"]
   assert weights.shape == mask.shape
   np.testing.assert_array_equal(weights[~mask], 0)
   np.testing.assert_allclose(weights.sum(1), [1, 0], atol=1e-6)

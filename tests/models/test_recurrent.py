@@ -3,9 +3,11 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from brainjax.models import recurrent
 from brainjax.models.heads import build_head
 
 B, S, D, F = 3, 6, 4, 2
@@ -67,6 +69,88 @@ def test_directions_swap_when_the_slices_are_turned_round(readout):
   np.testing.assert_allclose(
     given, np.concatenate([backward, forward], 1), atol=1e-6
   )
+
+
+def gradients(head, variables, z, mask, positions_mm):
+  """Gradients of a sum of cubes by the variables and z."""
+
+  def loss(variables, z):
+    features = head.apply(variables, z, mask, positions_mm, train=False)
+    return (features**3).sum()
+
+  return jax.grad(loss, (0, 1))(variables, z)
+
+
+BOTH_WAYS = {"bidirectional": True, "readout": "mean", "unroll": 2}
+
+
+@pytest.mark.parametrize(
+  "fields", [{}, BOTH_WAYS], ids=["default", "both-ways"]
+)
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_own_gradients_are_those_of_autodiff(name, fields, monkeypatch):
+  with jax.enable_x64(True):
+    head, variables = initialised(name=name, **fields)
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(lambda x: rng.normal(size=x.shape), variables)
+    z, _, positions_mm = sequences()
+    mask = np.array([[1, 1, 1, 1, 1, 1], [0, 1, 0, 1, 1, 0], [0] * 6], bool)
+    inputs = variables, np.float64(z), mask, positions_mm
+    given = jax.jit(functools.partial(gradients, head))(*inputs)
+    monkeypatch.setattr(recurrent, "_scan_states_fast", recurrent._scan_states)
+    expected = jax.jit(functools.partial(gradients, head))(*inputs)
+  for ours, wanted in zip(
+    *map(jax.tree.leaves, (given, expected)), strict=True
+  ):
+    assert ours.dtype == np.float64
+    assert np.abs(wanted).max() > 0
+    np.testing.assert_allclose(ours, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_models_side_by_side_have_the_gradients_of_each():
+  head, variables = initialised(name="gru", bidirectional=True)
+  scales = np.float32([1, 0.5, 2])
+  stacked = jax.tree.map(
+    lambda x: jnp.stack([scale * x for scale in scales]), variables
+  )
+  inputs = sequences()
+  one = jax.jit(lambda variables: gradients(head, variables, *inputs))
+  given = jax.jit(jax.vmap(one))(stacked)
+  for i in range(len(scales)):
+    expected = one(jax.tree.map(lambda x, i=i: x[i], stacked))
+    jax.tree.map(
+      lambda ours, wanted, i=i: np.testing.assert_allclose(
+        ours[i], wanted, rtol=1e-5, atol=1e-6
+      ),
+      given,
+      expected,
+    )
+
+
+@pytest.mark.parametrize(
+  "halved", [["z"], ["variables"], ["z", "variables"]], ids="-".join
+)
+def test_half_precision_comes_near(halved):
+  head, variables = initialised(name="lstm")
+  z, mask, positions_mm = sequences()
+  given = {"variables": variables, "z": z}
+  mixed = given | {
+    name: jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), given[name])
+    for name in halved
+  }
+
+  @jax.jit
+  def by(variables, z):
+    return gradients(head, variables, z, mask, positions_mm)
+
+  leaves = map(
+    jax.tree.leaves, (by(**mixed), tuple(mixed.values()), by(**given))
+  )
+  for ours, like, wanted in zip(*leaves, strict=True):
+    assert ours.dtype == like.dtype
+    np.testing.assert_allclose(
+      np.float32(ours), wanted, atol=0.1 * np.abs(wanted).max()
+    )
 
 
 @pytest.mark.parametrize(

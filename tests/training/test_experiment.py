@@ -6,7 +6,7 @@ import pytest
 
 import helpers
 from brainjax import InputError
-from brainjax.training import experiment, workdir
+from brainjax.training import experiment, model_file, workdir
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_resolve_derives_and_open_run_reads_back(cohort, tmp_path):
     rows = list(csv.DictReader(file))
   assert tuple(rows[0]) == workdir.SPLIT_COLUMNS
   assert {row["class"] for row in rows} == {"normal", "tumour"}
-  experiment.write_model_file(run, num_parameters=7)
+  model_file.write_model_file(run, num_parameters=7)
   again = experiment.open_run(tmp_path)
   assert again.config.to_dict() == run.config.to_dict()
   assert again.scans == run.scans
@@ -45,7 +45,7 @@ def test_resolve_derives_and_open_run_reads_back(cohort, tmp_path):
 
 def test_model_file_says_whom_the_encoder_saw(cohort, tmp_path):
   run = resolve(cohort, tmp_path)
-  experiment.write_model_file(run, num_parameters=7)
+  model_file.write_model_file(run, num_parameters=7)
   model = json.loads((tmp_path / "model.json").read_text())
   rows = run.record_set.rows
   expected = {rows[i]["group_id"] for i in run.subset("train")}
@@ -144,7 +144,7 @@ def test_class_weights_count_participants_not_scans(tmp_path):
 
 def test_run_of_other_records_is_refused(cohort, tmp_path):
   run = resolve(cohort, tmp_path)
-  experiment.write_model_file(run, num_parameters=7)
+  model_file.write_model_file(run, num_parameters=7)
   model = json.loads((tmp_path / "model.json").read_text())
   model["records_sha256"] = "0" * 64
   (tmp_path / "model.json").write_text(json.dumps(model))

@@ -27,8 +27,9 @@ def test_window_is_the_same_with_a_checkpoint_inside_it():
   steps = [
     {
       "loss": 0.1 * i * i,
-      "class_weight": i,
+      "weight": i,
       "correct": 1,
+      "labelled": 2,
       "scans": 2,
       "slices": 9,
     }

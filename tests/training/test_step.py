@@ -147,7 +147,7 @@ def test_unlabelled_scan_changes_no_gradient(cohort, tmp_path):
   batch["label"][:] = -1
   after, metrics = jax.jit(train_step)(state, batch)
   gradients = after.opt_state
-  assert metrics["class_weight"] == metrics["correct"] == 0
+  assert metrics["weight"] == metrics["labelled"] == metrics["correct"] == 0
   assert metrics["scans"] == 2
   assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients)) == 0
 

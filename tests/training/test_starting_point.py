@@ -10,7 +10,7 @@ import rich.console
 
 import helpers
 from brainjax import InputError, records
-from brainjax.training import experiment, train
+from brainjax.training import experiment, model_file, train
 from brainjax.training.runner import Runner
 
 LEAVES = {
@@ -75,11 +75,12 @@ def test_the_first_start_alone_reads_the_file(
     return batches(self, **kwargs)
 
   monkeypatch.setattr(Runner, "training_batches", watching)
-  overrides = f"model.encoder.weights={moved}", "train.patience_epochs=0"
+  overrides = f"model.init_from={moved}", "train.patience_epochs=0"
   workdir = tmp_path / "run"
   config = helpers.micro_config(cohort, *overrides, "train.epochs=1")
   printed = start(config, workdir)
-  assert f"micro: 9,112 parameters start from {moved} (sha256" in printed
+  assert f"9,112 parameters (encoder) start from {moved} (sha256" in printed
+  assert "drawn at random: classifier, head" in printed
   # The sum over three channels is exact: their shares are powers of two.
   jax.tree.map(
     np.testing.assert_array_equal, jax.tree.leaves(seen[0]), expected
@@ -92,7 +93,7 @@ def test_the_first_start_alone_reads_the_file(
   kernels = [encoder["conv0"]["kernel"] for encoder, _ in seen]
   assert len(kernels) == 2 and (kernels[0] != kernels[1]).any()
   model = json.loads((workdir / "model.json").read_text())
-  assert model["encoder_weights_sha256"] == sha256
+  assert model["start"]["sha256"] == sha256
   run = experiment.open_run(workdir)
   groups = {run.record_set.rows[i]["group_id"] for i in run.subset("train")}
   assert set(model["encoder_group_ids"]) == groups
@@ -100,9 +101,9 @@ def test_the_first_start_alone_reads_the_file(
 
 def test_a_run_from_scratch_has_no_hash(cohort, tmp_path):
   run = experiment.resolve(helpers.micro_config(cohort), tmp_path, 1)
-  experiment.write_model_file(run, num_parameters=7)
+  model_file.write_model_file(run, num_parameters=7)
   model = json.loads((tmp_path / "model.json").read_text())
-  assert model["encoder_weights_sha256"] == ""
+  assert model["start"] is None
 
 
 @pytest.mark.parametrize(
@@ -120,12 +121,10 @@ def test_a_bad_file_is_refused_before_anything_is_written(
   arrays = dict(np.load(weights[0]))
   del arrays["norm5.bias"]
   np.savez(tmp_path / "partial.npz", **arrays)
-  config = helpers.micro_config(
-    cohort, f"model.encoder.weights={tmp_path / file}"
-  )
+  config = helpers.micro_config(cohort, f"model.init_from={tmp_path / file}")
   with pytest.raises(InputError) as refused:
     experiment.resolve(config, tmp_path / "run", 1)
   said = str(refused.value)
-  assert said.startswith(f"config.model.encoder.weights={tmp_path / file}: ")
+  assert said.startswith(f"config.model.init_from={tmp_path / file}: ")
   assert message in said and "\n" not in said
   assert not (tmp_path / "run").exists()

@@ -1,0 +1,119 @@
+"""What a config may say, as far as no records are needed to tell."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from brainjax import InputError
+from brainjax import config as config_lib
+from brainjax.models import classifier, densenet, heads
+from brainjax.training.step import OBJECTIVES
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+  """Checks the fields of a config that need no records to be judged.
+
+  Raises:
+    InputError: A value is not possible, or two do not go together.
+  """
+  choices = {
+    "model.encoder.preset": tuple(densenet.PRESETS),
+    "model.encoder.statistics": classifier.STATISTICS,
+    "model.head.name": tuple(heads.HEADS),
+    "model.dtype": ("float32", "bfloat16"),
+    "train.class_weights": ("inverse", "none"),
+    "train.objective": tuple(OBJECTIVES),
+  }
+  at_least = {
+    "train.epochs": 1,
+    "train.log_every_steps": 1,
+    "train.patience_epochs": 0,
+    "train.anneal_epochs": 0,
+    "optimizer.encoder_rate": 0,
+    "checkpoint.every_epochs": 1,
+    "checkpoint.keep": 1,
+    "data.scans_per_step": 1,
+    "data.read_threads": 1,
+    "data.prefetch_steps": 1,
+    "eval.resamples": 1,
+  }
+  fields = config_lib.leaf_fields(config)
+  for name, allowed in choices.items():
+    if fields[name] not in allowed:
+      raise InputError(
+        f"config.{name}={fields[name]!r}: choose one of {list(allowed)}"
+      )
+  for name, least in at_least.items():
+    if fields[name] < least:
+      raise InputError(f"config.{name}={fields[name]}: at least {least}")
+  _check_regime(config)
+
+
+def positive_index(
+  config: ml_collections.ConfigDict, classes: Sequence[str]
+) -> int | None:
+  """Index of the positive class of a binary task; None for more classes.
+
+  Raises:
+    InputError: A binary task names no positive class, or an unknown one.
+  """
+  if len(classes) > 2:
+    return None
+  if config.task.positive not in classes:
+    raise InputError(
+      f"config.task.positive={config.task.positive!r}: name one of the two"
+      f" classes {list(classes)}"
+    )
+  return classes.index(config.task.positive)
+
+
+def take_features(
+  config: ml_collections.ConfigDict, encoder: Mapping[str, Any]
+) -> None:
+  """Makes the config name the encoder of features, which has had its part.
+
+  Args:
+    config: Of a run on features.
+    encoder: Whose features they are; see `records.write_index`.
+
+  Raises:
+    InputError: A field asks for the encoder, or for images.
+  """
+  fields = config_lib.leaf_fields(config)
+  for name, value in (
+    ("model.init_from", ""),
+    ("model.attention.in_plane", "none"),
+    ("optimizer.encoder_rate", 1.0),
+    ("train.objective", "classify"),
+  ):
+    if fields[name] != value:
+      raise InputError(
+        f"config.{name}={fields[name]!r}: the records are features, and the"
+        f" encoder takes no part; leave it at {value!r}"
+      )
+  config.model.encoder.preset = encoder["preset"]
+
+
+def _check_regime(config: ml_collections.ConfigDict) -> None:
+  weights = config.train.reconstruction_weights
+  if len(weights) != 2 or min(weights) < 0:
+    raise InputError(
+      f"config.train.reconstruction_weights={weights}: give two numbers, 0 or"
+      " more: the first and the last weight"
+    )
+  attention = config.model.attention
+  if config.train.objective == "reconstruct" and (
+    {attention.in_plane, attention.slice_axis} != {"none"}
+  ):
+    raise InputError(
+      "config.model.attention: weighs what is classified, and"
+      " config.train.objective='reconstruct' classifies nothing; leave both of"
+      " its fields at 'none'"
+    )
+  frozen = config.optimizer.encoder_rate == 0
+  if frozen and not config.model.init_from:
+    raise InputError(
+      "config.optimizer.encoder_rate=0: the encoder would stay random; set"
+      " config.model.init_from to a workdir or a file of weights"
+    )

@@ -1,0 +1,300 @@
+"""Features of every scan by the encoder of a run, as records on disk.
+
+Heads are trained on them as on images, with `--config.data.records=OUT`, as
+if behind the encoder, frozen, in inference mode and without augmentation. The
+folder says on which groups the encoder was fitted: `experiment.resolve` refuses
+to evaluate a head on any of them.
+"""
+
+import dataclasses
+import functools
+import itertools
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from brainjax import InputError, records
+from brainjax.cohort.manifest import (
+  MODALITIES,
+  Manifest,
+  image_files,
+  write_manifest,
+)
+from brainjax.input import pipeline, plan
+from brainjax.models.classifier import Classifier
+from brainjax.training import experiment as experiment_lib
+from brainjax.training import sharding, step, trained
+
+_SHARD_SCANS = 512  # held in memory at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What was encoded.
+
+  Attributes:
+    num_scans: Scans.
+    num_slices: Their slices.
+    num_features: D, of each slice.
+    new: False if it was all there already.
+  """
+
+  num_scans: int
+  num_slices: int
+  num_features: int
+  new: bool
+
+
+def encode(
+  workdir: pathlib.Path,
+  out: pathlib.Path,
+  *,
+  progress: Callable[..., Iterable[Any]] | None = None,
+) -> Summary:
+  """Encodes every scan of a run's records, also those without a class.
+
+  The folder appears when it is complete; the same call then does nothing.
+
+  Args:
+    workdir: Of the run; its best checkpoint is used.
+    out: The folder of features; new, or empty.
+    progress: `(iterable, total) -> iterable`, to show how far a loop is.
+
+  Raises:
+    InputError: The run is not ready or has no encoder, the folder holds
+      something else, or cannot be written.
+  """
+  experiment = experiment_lib.open_run(workdir)
+  source = experiment.record_set
+  if source.encoder is not None:
+    raise InputError(
+      f"{workdir}: was trained on the features in {source.path} and has no"
+      f" encoder; give --workdir={source.encoder['workdir']}, whose features"
+      " they are"
+    )
+  run = trained.load_trained(workdir)
+  entry = {
+    "workdir": str(workdir.resolve()),
+    "preset": experiment.config.model.encoder.preset,
+    "step": run.step,
+    "checkpoint_sha256": run.checkpoint_sha256,
+    "group_ids": list(run.facts["encoder_group_ids"]),
+    "records": str(source.path),
+    "records_sha256": source.sha256,
+    "slice_shape": list(source.slice_shape),
+    "dtype": str(source.dtype),
+  }
+  out = out.resolve()
+  new = not _is_finished(out, entry)
+  if new:
+    _write(run, experiment, entry, out, progress)
+  features = records.RecordSet(out)
+  return Summary(
+    num_scans=len(features),
+    num_slices=int(features.lengths.sum()),
+    num_features=features.slice_shape[-1],
+    new=new,
+  )
+
+
+def encode_scans(
+  run: trained.Trained,
+  experiment: experiment_lib.Experiment,
+  subset: np.ndarray,
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Yields the record index and the f32[S,D] features of each scan.
+
+  Args:
+    run: Whose encoder; in inference mode, that is with running statistics.
+    experiment: Whose records, and how many are encoded at a time.
+    subset: i64[T] record indices; the longest scans come first.
+  """
+  record_set, data = experiment.record_set, experiment.config.data
+  lengths = record_set.lengths
+  packs = min(jax.device_count(), len(lengths))
+  shape = plan.plan_shape(
+    lengths,
+    packs=packs,
+    scans_per_step=max(packs, data.scans_per_step),
+    pack_slices=None,
+    longest=int(lengths.max()),
+  )
+  mesh = sharding.make_mesh(packs)
+  variables = jax.device_put(run.variables, sharding.replicated(mesh))
+  batches = pipeline.evaluation_batches(
+    record_set,
+    subset,
+    np.full(len(lengths), -1, np.int32),
+    shape,
+    read_threads=data.read_threads,
+    prefetch_steps=data.prefetch_steps,
+    put=sharding.batch_putter(mesh),
+  )
+  pending = None
+  for batch in batches:
+    z = _encode_batch(
+      variables,
+      batch,
+      model=run.model,
+      zero_code=records.ZERO_CODES[record_set.dtype],
+    )
+    places = batch["record_index"], batch["owner"]
+    # Order matters: a batch is fetched while the next one is encoded.
+    if pending:
+      yield from _unpack(*jax.device_get(pending))
+    pending = (*places, z)
+  if pending:
+    yield from _unpack(*jax.device_get(pending))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "zero_code"))
+def _encode_batch(
+  variables: Mapping[str, Any],
+  batch: step.Batch,
+  *,
+  model: Classifier,
+  zero_code: int,
+) -> jax.Array:
+  """Returns f32[G,N,D], the features of every slot."""
+  packs, slots = batch["owner"].shape
+  slices = step.dequantise(batch, zero_code)
+  valid = batch["owner"] < batch["label"].shape[1]
+  z: Any = model.apply(
+    variables,
+    slices.reshape(packs * slots, *slices.shape[2:]),
+    valid.reshape(-1),
+    packs=packs,
+    train=False,
+    method="encode",
+  )
+  return z.astype(jnp.float32).reshape(packs, slots, -1)
+
+
+def _unpack(
+  record_index: np.ndarray, owner: np.ndarray, z: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+  for pack, row in np.argwhere(record_index >= 0):
+    # The slots of a scan lie in the order of its slices.
+    yield int(record_index[pack, row]), z[pack, owner[pack] == row]
+
+
+def _is_finished(out: pathlib.Path, entry: Mapping[str, Any]) -> bool:
+  """Whether the folder holds these features; refuses one that holds more."""
+  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    return False
+  complete = (out / "index.json").is_file()
+  found = records.RecordSet(out).encoder if complete else None
+  if found is None:
+    raise InputError(
+      f"--out={out}: exists and was not made by `brainjax encode`; choose"
+      " another folder"
+    )
+  for name, value in entry.items():
+    if found.get(name) != value:
+      raise InputError(
+        f"--out={out}: holds features of another encoder or other records:"
+        f" {name} was {found.get(name)!r}, is {value!r}; choose another folder"
+      )
+  return True
+
+
+def _write(
+  run: trained.Trained,
+  experiment: experiment_lib.Experiment,
+  entry: dict[str, Any],
+  out: pathlib.Path,
+  progress: Callable[..., Iterable[Any]] | None,
+) -> None:
+  """Writes the folder beside its place, and moves it there at the end."""
+  source = experiment.record_set
+  partial = out.with_name(f".{out.name}.partial")
+  try:
+    shutil.rmtree(partial, ignore_errors=True)  # of an interrupted call
+    partial.mkdir(parents=True)
+    chunks = [
+      np.arange(first, min(first + _SHARD_SCANS, len(source)))
+      for first in range(0, len(source), _SHARD_SCANS)
+    ]
+    encoded = itertools.chain.from_iterable(
+      encode_scans(run, experiment, chunk) for chunk in chunks
+    )
+    scans = iter(progress(encoded, len(source)) if progress else encoded)
+    shards, entries, num_features = [], [], 0
+    for shard, chunk in enumerate(chunks):
+      features = dict(next(scans) for _ in chunk)
+      num_features = features[int(chunk[0])].shape[-1]
+      name = f"shard-{shard:05d}.arrayrecord"
+      content = (
+        records.encode(_feature_record(source[i], features[i]))
+        for i in chunk.tolist()
+      )
+      sha256 = records.write_shard(partial / name, content)
+      shards.append({"file": name, "sha256": sha256})
+      entries += [
+        source.index["records"][i] | {"shard": shard, "offset": offset}
+        for offset, i in enumerate(chunk.tolist())
+      ]
+    next(scans, None)  # ends the display of progress
+    _write_manifest(partial, source, out)
+    records.write_index(
+      partial,
+      slice_shape=(1, 1, num_features),
+      dtype="float32",
+      modalities=source.index["modalities"],
+      preparation=source.index["preparation"],
+      shards=shards,
+      records=entries,
+      encoder=entry,
+    )
+    os.replace(partial, out)
+  except OSError as error:
+    raise InputError(
+      f"--out={out}: {error.strerror or error}; make room, or choose another"
+      " folder"
+    ) from error
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _feature_record(
+  record: records.Record, features: np.ndarray
+) -> records.Record:
+  """Returns the record with its features in the place of its images."""
+  one_pixel = np.ones((len(features), 1, 1), bool)
+  return dataclasses.replace(
+    record,
+    slices=features[:, None, None],
+    scale=1.0,
+    brain_mask=records.pack_bits(one_pixel),
+    mask=None,
+  )
+
+
+def _write_manifest(
+  folder: pathlib.Path, source: records.RecordSet, out: pathlib.Path
+) -> None:
+  """Writes the rows of the source; paths are relative to `out`."""
+  manifest = Manifest(
+    path=(source.path / "manifest.csv").absolute(),
+    columns=tuple(source.rows[0]),
+    rows=tuple(source.rows),
+    modalities=tuple(source.index["modalities"]),
+  )
+  rows = [
+    row
+    | {
+      name: ";".join(map(str, image_files(manifest, row, name)))
+      for name in (*MODALITIES, "mask")
+      if name in row
+    }
+    for row in manifest.rows
+  ]
+  write_manifest(
+    folder / "manifest.csv", rows, manifest.columns, relative_to=out
+  )

@@ -1,0 +1,68 @@
+"""Writes `model.json`: what a use of the model must know of it."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from brainjax import InputError, records
+from brainjax import config as config_lib
+from brainjax.training import reference, trained
+from brainjax.training.experiment import Experiment
+
+
+def write_model_file(
+  experiment: Experiment,
+  num_parameters: int,
+  start: Mapping[str, Any] | None = None,
+) -> None:
+  """Writes `model.json`: what a use of the model must know of it.
+
+  Args:
+    experiment: The run's facts.
+    num_parameters: Trained numbers of the model.
+    start: `{"path", "sha256", "encoder_group_ids"}` of what it started from;
+      None if from scratch.
+  """
+  record_set, config = experiment.record_set, experiment.config
+  groups = set(start["encoder_group_ids"]) if start else set()
+  if not experiment.encoder_is_frozen:
+    groups |= {s["group_id"] for s in experiment.scans if s["split"] == "train"}
+  content: dict[str, Any] = {
+    "schema_version": trained.SCHEMA_VERSION,
+    "classes": list(experiment.classes),
+    "class_labels": config_lib.parse_classes(config.task.classes),
+    "positive": config.task.positive,
+    "model": config.model.to_dict(),
+    "modalities": record_set.index["modalities"],
+    "preparation": record_set.index["preparation"],
+    "slice_shape": list(record_set.slice_shape),
+    "dtype": str(record_set.dtype),
+    "pack_shape": dataclasses.asdict(experiment.shape),
+    "num_parameters": num_parameters,
+    "class_weights": list(experiment.class_weights),
+    "records_sha256": record_set.sha256,
+    "splits_sha256": records.sha256_of(experiment.workdir / "splits.csv"),
+    "objective": experiment.objective,
+    "encoder_group_ids": sorted(groups),
+    "start": start,
+    "reference": _fit_reference(experiment),
+  }
+  if record_set.encoder is not None:  # of another run, and not fitted here
+    content["encoder"] = record_set.encoder
+    content["encoder_group_ids"] = record_set.encoder["group_ids"]
+  records.write_text(
+    experiment.workdir / "model.json", json.dumps(content, indent=2) + "\n"
+  )
+
+
+def _fit_reference(experiment: Experiment) -> dict[str, Any] | None:
+  """Describes the training scans; None where the images are gone."""
+  try:
+    images = experiment.record_set.images()
+  except InputError:
+    return None  # which a use of the model says of every scan
+  return reference.fit_reference(
+    (images[int(i)] for i in experiment.subset("train")),
+    images.index["modalities"],
+  )

@@ -1,0 +1,138 @@
+"""Who takes part in a run, and on which side: the rows of `splits.csv`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import ml_collections
+
+from brainjax import InputError, records
+from brainjax import config as config_lib
+from brainjax.cohort import splits as splits_lib
+from brainjax.training import workdir as workdir_lib
+
+
+def assign_scans(
+  config: ml_collections.ConfigDict, record_set: records.RecordSet
+) -> tuple[dict[str, str], ...]:
+  """Returns the rows of `splits.csv`: every scan whose label has a class.
+
+  Scans of unknown label take part as well if slices are to be reconstructed.
+
+  Raises:
+    InputError: A label is named neither by a class nor by `task.ignore`.
+  """
+  classes = config_lib.parse_classes(config.task.classes)
+  class_of = {
+    label: name for name, labels in classes.items() for label in labels
+  }
+  rows = []
+  for record_index, row in enumerate(record_set.rows):
+    label = row["label"]
+    if label in config.task.ignore:
+      continue
+    if not label and config.train.objective == "classify":
+      continue
+    if label and label not in class_of:
+      raise InputError(
+        f"config.task.classes: label {label!r} of"
+        f" {row['participant_id']} is in no class; name it in a class or in"
+        " config.task.ignore"
+      )
+    rows.append({**row, "record_index": str(record_index)})
+  assigned = _assign(rows, config.split)
+  return tuple(
+    {
+      **{name: row.get(name, "") for name in workdir_lib.SPLIT_COLUMNS},
+      "class": class_of.get(row["label"], ""),
+      "split": split,
+      "fold": str(fold),
+    }
+    for row, (split, fold) in zip(rows, assigned, strict=True)
+  )
+
+
+def check_splits(
+  scans: Iterable[Mapping[str, str]], classes: Sequence[str], objective: str
+) -> None:
+  """Checks that every split has what the objective needs of it.
+
+  Args:
+    scans: Rows of `splits.csv`.
+    classes: Names of the classes.
+    objective: One of `step.OBJECTIVES`.
+
+  Raises:
+    InputError: A split has no scan; or, if classes are learned, a class has
+      no group in it.
+  """
+  if objective == "reconstruct":
+    empty = set(splits_lib.SPLITS) - {scan["split"] for scan in scans}
+    if empty:
+      raise InputError(
+        f"config.split: no scan in the {min(empty)} split; add scans, or change"
+        " config.split"
+      )
+    return
+  groups = {
+    (name, split): set() for name in classes for split in splits_lib.SPLITS
+  }
+  for scan in scans:
+    if scan["class"]:
+      groups[scan["class"], scan["split"]].add(scan["group_id"])
+  for (name, split), members in groups.items():
+    if not members:
+      total = sum(len(groups[name, other]) for other in splits_lib.SPLITS)
+      raise InputError(
+        f"config.split: class {name!r} has no group in the {split} split"
+        f" ({total} in all); every class needs one in each of train,"
+        " validation and test: add scans, or change config.split or"
+        " config.task"
+      )
+
+
+def refuse_seen_groups(
+  scans: Iterable[Mapping[str, str]], group_ids: Iterable[str], what: str
+) -> None:
+  """Refuses to evaluate on groups that an encoder was fitted on.
+
+  Args:
+    scans: Rows of `splits.csv`.
+    group_ids: Whom the encoder was fitted on; empty if it comes from outside
+      the cohort.
+    what: Whose encoder it is, for the message.
+
+  Raises:
+    InputError: One of them is in the validation or the test split.
+  """
+  held_out = {
+    scan["group_id"]: scan["split"]
+    for scan in scans
+    if scan["split"] != "train"
+  }
+  seen = sorted(held_out.keys() & set(group_ids))
+  if seen:
+    raise InputError(
+      f"{what}: its encoder was fitted on {len(seen)} of the"
+      f" {len(held_out)} groups of the validation and test splits, e.g."
+      f" {seen[0]} ({held_out[seen[0]]}); set config.split as that run"
+      " had it, or take an encoder that has not seen them"
+    )
+
+
+def _assign(
+  rows: Sequence[Mapping[str, str]], fields: ml_collections.ConfigDict
+) -> list[tuple[str, int]]:
+  """Splits the labelled rows, and the others without moving any of those."""
+  labelled = [row for row in rows if row["label"]]
+  found = {}
+  if labelled:
+    drawn = splits_lib.assign_splits(labelled, **fields)
+    found = {
+      row["group_id"]: given for row, given in zip(labelled, drawn, strict=True)
+    }
+  others = [row for row in rows if row["group_id"] not in found]
+  if others:
+    drawn = splits_lib.assign_splits(others, **fields)
+    found |= {
+      row["group_id"]: given for row, given in zip(others, drawn, strict=True)
+    }
+  return [found[row["group_id"]] for row in rows]
