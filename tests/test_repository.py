@@ -1,7 +1,9 @@
 """What the files around the package promise, held against each other."""
 
+import os
 import pathlib
 import re
+import runpy
 import subprocess
 import tomllib
 
@@ -11,6 +13,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import brainjax
+from brainjax import config
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -92,3 +95,13 @@ def test_no_file_names_a_folder_of_one_machine():
     and private.search(data)
   ]
   assert offenders == []
+
+
+def test_benchmarked_heads_have_the_defaults(monkeypatch):
+  folder = ROOT / "benchmarks"
+  monkeypatch.syspath_prepend(str(folder))
+  monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+  fields = runpy.run_path(str(folder / "heads.py"))["FIELDS"]
+  assert fields.keys() == config.HEAD_DEFAULTS.keys()
+  for name, values in fields.items():
+    assert values.items() <= config.HEAD_DEFAULTS[name].items(), name

@@ -156,6 +156,7 @@ def test_no_attention_no_picture(tmp_path):
   assert attention_figure.attention_exhibit(run, "test", record_set) is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("coarse_pictures")
 def test_run_with_attention_from_training_to_the_page(tmp_path):
   helpers.write_cohort(tmp_path / "records", participants=20)

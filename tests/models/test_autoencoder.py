@@ -69,10 +69,12 @@ def test_decoder_equals_flax_layers(train):
     return jnp.sum(drawn * target), (drawn, updated)
 
   given = variables["params"], maps
-  (_, found), gradients = jax.value_and_grad(ours, (0, 1), has_aux=True)(*given)
-  (_, wanted), expected = jax.value_and_grad(textbook, (0, 1), has_aux=True)(
-    *given
-  )
+  (_, found), gradients = jax.jit(
+    jax.value_and_grad(ours, (0, 1), has_aux=True)
+  )(*given)
+  (_, wanted), expected = jax.jit(
+    jax.value_and_grad(textbook, (0, 1), has_aux=True)
+  )(*given)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4),
     (found, gradients),

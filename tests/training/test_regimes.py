@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
+from sklearn import decomposition
 
 import helpers
 from brainjax import InputError, predict, records
@@ -20,6 +21,7 @@ from brainjax.records import unpack_bits
 from brainjax.training import (
   encode,
   experiment,
+  model_file,
   starting_point,
   step,
   train,
@@ -42,7 +44,7 @@ def cohort(tmp_path_factory):
   """Writes scans of two classes, and two whose label is unknown."""
   folder = tmp_path_factory.mktemp("cohort") / "records"
   rng = np.random.default_rng(0)
-  labels = ["normal", "glioma"] * 12 + ["", ""]
+  labels = ["", *["normal", "glioma"] * 6, "", *["normal", "glioma"] * 6]
   helpers.write_records(
     folder,
     [
@@ -118,6 +120,11 @@ def test_the_validation_error_is_that_of_the_brain(cohort, pretrained):
     assert value == pytest.approx(error, rel=1e-4)
 
 
+def flat(run, index):
+  record = run.record_set[int(index)]
+  return record.intensities().reshape(len(record.slices), -1)
+
+
 def test_scores_and_page_of_an_auto_encoder(pretrained):
   scores = evaluate.evaluate(pretrained, "test")
   found = scores["reconstruction"]
@@ -133,6 +140,16 @@ def test_scores_and_page_of_an_auto_encoder(pretrained):
     record = run.record_set[int(name)]
     assert (
       drawn[name].shape == drawn[f"{name}_pca"].shape == (record.slices.shape)
+    )
+  fitted = decomposition.PCA(8, svd_solver="full").fit(
+    np.concatenate([flat(run, index) for index in run.subset("train")])
+  )
+  for name in names:
+    codes = fitted.transform(flat(run, int(name)))
+    np.testing.assert_allclose(
+      drawn[f"{name}_pca"].reshape(len(codes), -1),
+      fitted.inverse_transform(codes),
+      atol=1e-4,
     )
   page = report.write_report([pretrained]).read_text()
   assert "a PCA with 8 coefficients" in " ".join(page.split())
@@ -180,6 +197,19 @@ def test_a_frozen_encoder_stays_as_it_was(cohort, pretrained, tmp_path):
     )
   assert after.facts["encoder_group_ids"] == before.facts["encoder_group_ids"]
   assert after.facts["start"]["sha256"] == before.checkpoint_sha256
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_whom_the_encoder_was_fitted_on(cohort, pretrained, tmp_path, frozen):
+  config = helpers.micro_config(
+    cohort, f"model.init_from={pretrained}", *(FROZEN if frozen else ())
+  )
+  run = experiment.resolve(config, tmp_path, 1)
+  start = {"path": "a.npz", "sha256": "f", "encoder_group_ids": ["else"]}
+  model_file.write_model_file(run, 7, start)
+  here = {s["group_id"] for s in run.scans if s["split"] == "train"}
+  found = read_json(tmp_path / "model.json")["encoder_group_ids"]
+  assert found == (["else"] if frozen else sorted(here | {"else"}))
 
 
 def test_an_encoder_that_has_seen_them_is_refused(cohort, pretrained, tmp_path):
@@ -268,6 +298,7 @@ def test_features_of_an_auto_encoder(pretrained, tmp_path):
   assert tuple(index["encoder"]["group_ids"]) == seen
 
 
+@pytest.mark.slow
 def test_joint_training_weighs_the_two_losses(cohort, tmp_path):
   run = experiment.resolve(
     helpers.micro_config(

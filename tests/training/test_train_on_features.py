@@ -15,11 +15,14 @@ from brainjax.evaluation.answer import answer_scan
 from brainjax.training import encode, experiment, model_file, train, trained
 from brainjax.training.runner import Runner, restore_best
 
+pytestmark = pytest.mark.slow  # three runs
+
 
 def start(config, workdir):
-  console = rich.console.Console(file=io.StringIO(), width=1000)
+  output = io.StringIO()
+  console = rich.console.Console(file=output, width=1000)
   train.train(config, workdir, console=console)
-  return console.file.getvalue()
+  return output.getvalue()
 
 
 @pytest.fixture(scope="module")
