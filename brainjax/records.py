@@ -327,8 +327,9 @@ def write_index(
     records: `{"shard", "offset", "length"}` and more facts of each record.
     rejected: Facts of each scan that could not be prepared.
     encoder: Of features, what made them: "workdir", "preset", "step" and
-      "checkpoint_sha256" of the run, "group_ids" it was fitted on; and from
-      what: "records", "records_sha256", "slice_shape" and "dtype".
+      "checkpoint_sha256" of the run, "encoder_group_ids" it was fitted on and
+      "selection_group_ids" it was chosen by; and from what: "records",
+      "records_sha256", "slice_shape" and "dtype".
   """
   index: dict[str, Any] = {
     "schema_version": SCHEMA_VERSION,

@@ -11,7 +11,7 @@ are the steps of it, and what to hold it against:
   regime=supervised  no decoder, from scratch
 
 `--config=configs/autoencoder.py:regime=ae_frozen,head=gru` chooses a head too.
-The two in the middle start from the first run, `--config.model.init_from`.
+ae_frozen and ae_tuned start from the first run, `--config.model.init_from`.
 
 Time and score: see "The auto-encoder" in the README.
 

@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from brainjax import cli
-from brainjax.evaluation import verdict
+from brainjax.evaluation import reconstruction_page, verdict
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -59,6 +59,23 @@ def test_figures_they_are_held_against(runs):
   wanted = [f"{levels[name]:.2f}" for name in names]
   assert row(f"always answering {largest}") == wanted
   assert all(run["probes"] == probes for run in runs.values())
+
+
+def test_figures_of_the_auto_encoder():
+  path = ROOT / "benchmarks" / "figshare_autoencoder.json"
+  found = json.loads(path.read_text())
+  probes = found["pretrained"]["feature_probes"]
+  assert row("linear probe of the embeddings") == texts(probes["embedding"])
+  assert row("linear probe of a PCA of the pixels") == texts(probes["pca"])
+  for head, name in (("lstm", "LSTM"), ("mean", "mean")):
+    scores = found[f"ae_frozen_{head}"]
+    assert row(f"{name} on the frozen embeddings") == texts(scores)
+  text = " ".join(README.split())
+  drawn = found["pretrained"]["reconstruction"]
+  for key in ("psnr", "psnr_pca", "psnr_gain"):
+    assert reconstruction_page.decibels(drawn[key]) in text
+  gain = found["pretrained"]["feature_probe_gain"]
+  assert verdict.score_text(gain) in text
 
 
 def commands():

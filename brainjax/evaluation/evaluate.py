@@ -133,7 +133,7 @@ def _score_reconstruction(
 
 def _gain(
   experiment: Experiment, subset: np.ndarray, found: Mapping[str, np.ndarray]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
   """How much balanced accuracy embeddings have over the PCA, paired."""
   ours, targets, groups = _participants(experiment, subset, found["embedding"])
   theirs, _, _ = _participants(experiment, subset, found["pca"])
@@ -151,8 +151,13 @@ def _gain(
     )
     return first - second
 
-  low, high = np.percentile(gain(counts), [2.5, 97.5])
-  return {"value": float(gain(None)), "low": float(low), "high": float(high)}
+  gains = gain(counts)
+  low = high = None
+  if all((counts[:, targets == k] != 1).any() for k in np.unique(targets)) and (
+    np.ptp(gains) > 0
+  ):
+    low, high = (float(value) for value in np.percentile(gains, [2.5, 97.5]))
+  return {"value": float(gain(None)), "low": low, "high": high}
 
 
 def _participants(

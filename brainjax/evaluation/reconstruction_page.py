@@ -112,7 +112,7 @@ def checks(scores: Mapping[str, Any]) -> list[verdict.Check]:
   gain = scores["feature_probe_gain"]
   held.append(
     verdict.Check(
-      gain["low"] > 0,
+      gain["low"] is not None and gain["low"] > 0,
       f"A linear probe of its embeddings has balanced accuracy {ours}, one of"
       f" as many PCA coefficients {pca}, n = {probes['embedding']['n']}; the"
       f" difference is {verdict.score_text(gain)}.",

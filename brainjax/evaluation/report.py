@@ -78,6 +78,11 @@ def write_report(
       f"{run.path / 'metrics.json'}: neither test nor validation metrics; run"
       f" `brainjax evaluate --workdir={run.path}`"
     )
+  if others and not run.classifies:
+    raise InputError(
+      f"{run.path}: an auto-encoder's run classifies nothing, so"
+      f" {others[0].path} cannot be held against it; name it alone"
+    )
   record_set, problem = run_files.open_records(run)
   out = out or run.path / "report.html"
   folder = run.path / "figures"
@@ -156,11 +161,6 @@ def _reconstruction(
   split: str,
   record_set: records.RecordSet | None,
 ) -> dict[str, Any]:
-  if others:
-    raise InputError(
-      f"{run.path}: an auto-encoder's run classifies nothing, so"
-      f" {others[0].path} cannot be held against it; name it alone"
-    )
   scores = run.metrics[split]
   exhibit = None
   if record_set:

@@ -42,10 +42,10 @@ def comparison(
       note = "reconstructs, and classifies nothing"
     elif split not in other.metrics:
       note = f"no {split} metrics"
-    elif other.model["splits_sha256"] != run.model["splits_sha256"]:
-      note = "other splits: not comparable"
     elif other.model["classes"] != classes:
       note = "other classes: not comparable"
+    elif _scored(other) != _scored(run):
+      note = "other splits: not comparable"
     add(name, "compared", other.metrics.get(split, {}), run=other, note=note)
   for name, probe in scores.get("probes", {}).items():
     add(f"{verdict.PROBES.get(name, name)} alone", "shortcut", probe)
@@ -57,6 +57,14 @@ def comparison(
   return rows
 
 
+def _scored(run: Run) -> set[tuple[str, ...]]:
+  """Returns the scans whose class is known, with class and split."""
+  names = ("participant_id", "session_id", "class", "split")
+  return {
+    tuple(scan[name] for name in names) for scan in run.scans if scan["class"]
+  }
+
+
 def cohort(scans: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
   """Counts groups, participants and scans by class, source and split."""
   units = ("group_id", "participant_id", "record_index")
@@ -64,7 +72,7 @@ def cohort(scans: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
   rows = []
   for key in (*keys, None):
     name, source = key or ("all", "")
-    row: dict[str, Any] = {"class": name, "source": source}
+    row: dict[str, Any] = {"class": name or "unknown", "source": source}
     for split in _SPLITS:
       members = [
         scan

@@ -117,7 +117,8 @@ def checks(
   found.append(_against_probes(scores, main))
   classes_of = collections.defaultdict(set)
   for scan in scans:
-    classes_of[scan["source"]].add(scan["class"])
+    if scan["class"]:
+      classes_of[scan["source"]].add(scan["class"])
   if all(len(c) == 1 for c in classes_of.values()):
     text = (
       "No source holds more than one class: the model may have learned to"

@@ -1,5 +1,6 @@
 """What a config may say, as far as no records are needed to tell."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     "train.patience_epochs": 0,
     "train.anneal_epochs": 0,
     "optimizer.encoder_rate": 0,
+    "model.decoder.code_channels": 1,
     "checkpoint.every_epochs": 1,
     "checkpoint.keep": 1,
     "data.scans_per_step": 1,
@@ -47,7 +49,6 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   for name, least in at_least.items():
     if fields[name] < least:
       raise InputError(f"config.{name}={fields[name]}: at least {least}")
-  _check_regime(config)
 
 
 def positive_index(
@@ -95,9 +96,22 @@ def take_features(
   config.model.encoder.preset = encoder["preset"]
 
 
-def _check_regime(config: ml_collections.ConfigDict) -> None:
+def check_regime(config: ml_collections.ConfigDict) -> None:
+  """Checks that objective, start, decoder and attention go together.
+
+  Raises:
+    InputError: They do not.
+  """
+  if min(config.model.decoder.widths, default=0) < 1:
+    raise InputError(
+      f"config.model.decoder.widths={config.model.decoder.widths}: give"
+      " channels, each at least 1"
+    )
   weights = config.train.reconstruction_weights
-  if len(weights) != 2 or min(weights) < 0:
+  if len(weights) != 2 or not all(
+    isinstance(weight, int | float) and 0 <= weight < math.inf
+    for weight in weights
+  ):
     raise InputError(
       f"config.train.reconstruction_weights={weights}: give two numbers, 0 or"
       " more: the first and the last weight"
@@ -111,9 +125,10 @@ def _check_regime(config: ml_collections.ConfigDict) -> None:
       " config.train.objective='reconstruct' classifies nothing; leave both of"
       " its fields at 'none'"
     )
-  frozen = config.optimizer.encoder_rate == 0
-  if frozen and not config.model.init_from:
+  rate = config.optimizer.encoder_rate
+  if rate != 1 and not config.model.init_from:
     raise InputError(
-      "config.optimizer.encoder_rate=0: the encoder would stay random; set"
-      " config.model.init_from to a workdir or a file of weights"
+      f"config.optimizer.encoder_rate={rate}: the encoder would stay as it was"
+      " drawn at random, or nearly; set config.model.init_from to a workdir or"
+      " a file of weights"
     )

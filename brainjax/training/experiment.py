@@ -60,6 +60,8 @@ class Experiment:
   @functools.cached_property
   def class_weights(self) -> tuple[float, ...]:
     """Weights of the loss, from the training participants."""
+    if self.objective == "reconstruct":
+      return (1.0,) * len(self.classes)
     class_of = {}
     for scan in self.scans:
       target = self.targets[int(scan["record_index"])]
@@ -113,11 +115,12 @@ class Experiment:
 
   @property
   def encoder_is_frozen(self) -> bool:
-    """Whether this run leaves the encoder as it started."""
+    """Whether this run leaves what describes a slice as it started."""
     config = self.config
     return (
       config.optimizer.encoder_rate == 0
       and config.model.encoder.statistics == "frozen"
+      and config.model.attention.in_plane == "none"
     )
 
   def read_starting_point(self) -> starting_point.StartingPoint:
@@ -131,11 +134,19 @@ class Experiment:
     model = trained.build_model(self.config.model, len(self.classes))
     slice_shape = self.record_set.slice_shape
     point = starting_point.read_starting_point(path, model.encoder, slice_shape)
-    scans_lib.refuse_seen_groups(
-      self.scans, point.group_ids, f"config.model.init_from={path}"
-    )
     shapes = trained.variable_shapes(model, self.objective, slice_shape)
-    starting_point.start_from(point, shapes, self.classes)
+    taken, _ = starting_point.start_from(point, shapes, self.classes)
+    if taken["params"].keys() <= {"encoder"}:
+      # The rest of that run is left behind, with whom it was fitted on.
+      point = dataclasses.replace(
+        point, model_group_ids=point.encoder_group_ids
+      )
+    scans_lib.refuse_seen_groups(
+      self.scans,
+      point.model_group_ids,
+      point.selection_group_ids,
+      f"config.model.init_from={path}",
+    )
     return point
 
 
@@ -186,17 +197,19 @@ def resolve(
   encoder = record_set.encoder
   if encoder is not None:
     config_checks.take_features(config, encoder)
+  config_checks.check_regime(config)
   if config_file.is_file():
     workdir_lib.refuse_changes(config, workdir)
 
   scans = scans_lib.assign_scans(config, record_set)
   if encoder is not None:
     what = f"config.data.records={record_set.path}"
-    scans_lib.refuse_seen_groups(scans, encoder["group_ids"], what)
+    scans_lib.refuse_seen_groups(
+      scans, encoder["encoder_group_ids"], encoder["selection_group_ids"], what
+    )
   classes = tuple(config_lib.parse_classes(config.task.classes))
   experiment = _derive(config, workdir, record_set, classes, scans)
-  if experiment.objective != "reconstruct":
-    _ = experiment.positive  # which refuses a task without one
+  _ = experiment.positive  # which refuses a binary task without one
   scans_lib.check_splits(scans, classes, experiment.objective)
   try:
     model = trained.build_model(

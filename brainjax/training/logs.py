@@ -11,6 +11,13 @@ import rich.progress
 
 from brainjax import records
 
+# Of a log line: its name, the sum and the count of which it is the quotient.
+_MEANS = (
+  ("loss", "loss", "weight"),
+  ("accuracy", "correct", "labelled"),
+  ("reconstruction", "reconstruction", "scans"),
+)
+
 
 class MetricLog:
   """`metrics.jsonl`, the log of record: one JSON object a line.
@@ -80,11 +87,11 @@ class Window:
   def close(self) -> dict[str, float]:
     """Returns the window's line and starts a new window."""
     seconds = max(time.perf_counter() - self._began, 1e-9)
-    line = {"train/loss": self._mean("loss", "weight")}
-    if "correct" in self.sums:
-      line["train/accuracy"] = self._mean("correct", "labelled")
-    if "reconstruction" in self.sums:
-      line["train/reconstruction"] = self._mean("reconstruction", "scans")
+    line = {
+      f"train/{title}": self.sums[name] / self.sums[count]
+      for title, name, count in _MEANS
+      if self.sums.get(count) and name in self.sums
+    }
     line |= {
       "perf/volumes_per_second": self._volumes / seconds,
       "perf/slices_per_second": self._slices / seconds,
@@ -93,9 +100,6 @@ class Window:
     self.sums = {}
     self._restart_clock()
     return line
-
-  def _mean(self, name: str, count: str) -> float:
-    return self.sums[name] / max(self.sums[count], 1e-9)
 
   def _restart_clock(self) -> None:
     self._began = time.perf_counter()

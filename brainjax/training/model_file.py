@@ -21,13 +21,10 @@ def write_model_file(
   Args:
     experiment: The run's facts.
     num_parameters: Trained numbers of the model.
-    start: `{"path", "sha256", "encoder_group_ids"}` of what it started from;
-      None if from scratch.
+    start: What it started from: `{"path", "sha256"}` and `GROUP_FIELDS`; None
+      if from scratch.
   """
   record_set, config = experiment.record_set, experiment.config
-  groups = set(start["encoder_group_ids"]) if start else set()
-  if not experiment.encoder_is_frozen:
-    groups |= {s["group_id"] for s in experiment.scans if s["split"] == "train"}
   content: dict[str, Any] = {
     "schema_version": trained.SCHEMA_VERSION,
     "classes": list(experiment.classes),
@@ -44,16 +41,37 @@ def write_model_file(
     "records_sha256": record_set.sha256,
     "splits_sha256": records.sha256_of(experiment.workdir / "splits.csv"),
     "objective": experiment.objective,
-    "encoder_group_ids": sorted(groups),
+    **_groups(experiment, start),
     "start": start,
     "reference": _fit_reference(experiment),
   }
   if record_set.encoder is not None:  # of another run, and not fitted here
     content["encoder"] = record_set.encoder
-    content["encoder_group_ids"] = record_set.encoder["group_ids"]
   records.write_text(
     experiment.workdir / "model.json", json.dumps(content, indent=2) + "\n"
   )
+
+
+def _groups(
+  experiment: Experiment, start: Mapping[str, Any] | None
+) -> dict[str, list[str]]:
+  """Returns who was seen in this run, and in those that it builds on."""
+  here = {
+    split: {s["group_id"] for s in experiment.scans if s["split"] == split}
+    for split in ("train", "validation")
+  }
+  below = experiment.record_set.encoder or start or {}
+  encoder = set(below.get("encoder_group_ids", ()))
+  model = set(below.get("model_group_ids", ())) | encoder | here["train"]
+  selection = set(below.get("selection_group_ids", ())) | here["validation"]
+  features = experiment.record_set.encoder is not None
+  if not features and not experiment.encoder_is_frozen:
+    encoder |= here["train"]
+  return {
+    "encoder_group_ids": sorted(encoder),
+    "model_group_ids": sorted(model),
+    "selection_group_ids": sorted(selection),
+  }
 
 
 def _fit_reference(experiment: Experiment) -> dict[str, Any] | None:

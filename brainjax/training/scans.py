@@ -90,31 +90,37 @@ def check_splits(
 
 
 def refuse_seen_groups(
-  scans: Iterable[Mapping[str, str]], group_ids: Iterable[str], what: str
+  scans: Iterable[Mapping[str, str]],
+  fitted: Iterable[str],
+  selected: Iterable[str],
+  what: str,
 ) -> None:
-  """Refuses to evaluate on groups that an encoder was fitted on.
+  """Refuses to evaluate on groups that weights have seen before.
 
   Args:
     scans: Rows of `splits.csv`.
-    group_ids: Whom the encoder was fitted on; empty if it comes from outside
+    fitted: Groups that they were fitted on; empty if they come from outside
       the cohort.
-    what: Whose encoder it is, for the message.
+    selected: Groups that they were chosen by, from several checkpoints.
+    what: Whose weights, for the message.
 
   Raises:
-    InputError: One of them is in the validation or the test split.
+    InputError: The validation or the test split holds one of the first, or
+      the test split one of the second.
   """
   held_out = {
     scan["group_id"]: scan["split"]
     for scan in scans
     if scan["split"] != "train"
   }
-  seen = sorted(held_out.keys() & set(group_ids))
+  test = {group for group, split in held_out.items() if split == "test"}
+  seen = sorted(held_out.keys() & set(fitted) | test & set(selected))
   if seen:
     raise InputError(
-      f"{what}: its encoder was fitted on {len(seen)} of the"
+      f"{what}: was fitted on, or chosen by, {len(seen)} of the"
       f" {len(held_out)} groups of the validation and test splits, e.g."
-      f" {seen[0]} ({held_out[seen[0]]}); set config.split as that run"
-      " had it, or take an encoder that has not seen them"
+      f" {seen[0]} ({held_out[seen[0]]}); set config.split as that run had it,"
+      " or take weights that have not seen them"
     )
 
 
@@ -122,6 +128,8 @@ def _assign(
   rows: Sequence[Mapping[str, str]], fields: ml_collections.ConfigDict
 ) -> list[tuple[str, int]]:
   """Splits the labelled rows, and the others without moving any of those."""
+  if any(row.get("fold") or row.get("split") for row in rows):
+    return splits_lib.assign_splits(rows, **fields)  # as the manifest has it
   labelled = [row for row in rows if row["label"]]
   found = {}
   if labelled:

@@ -13,6 +13,11 @@ from brainjax import InputError, records
 from brainjax.models import pretrained
 from brainjax.training import trained
 
+GROUP_FIELDS = (
+  "encoder_group_ids",
+  "model_group_ids",
+  "selection_group_ids",
+)
 _FIELD = "config.model.init_from"
 
 
@@ -25,14 +30,18 @@ class StartingPoint:
     sha256: Of the file, or of the checkpoint.
     variables: `{"params", "batch_stats"}`, numpy arrays by module.
     classes: What the classifier tells apart; empty if there is none.
-    group_ids: The groups that the encoder was fitted on.
+    encoder_group_ids: The groups that the encoder was fitted on.
+    model_group_ids: Those that any part of the model was.
+    selection_group_ids: Those that its checkpoint was chosen by.
   """
 
   path: pathlib.Path
   sha256: str
   variables: Mapping[str, Any]
   classes: tuple[str, ...] = ()
-  group_ids: tuple[str, ...] = ()
+  encoder_group_ids: tuple[str, ...] = ()
+  model_group_ids: tuple[str, ...] = ()
+  selection_group_ids: tuple[str, ...] = ()
 
 
 def read_starting_point(
@@ -55,7 +64,7 @@ def read_starting_point(
       sha256=run.checkpoint_sha256,
       variables=run.variables,
       classes=tuple(run.facts["classes"]),
-      group_ids=tuple(run.facts["encoder_group_ids"]),
+      **{name: run.facts[name] for name in GROUP_FIELDS},
     )
   try:
     variables = pretrained.load_encoder(path, encoder, slice_shape)
@@ -91,19 +100,18 @@ def start_from(
     InputError: The encoder does not fit.
   """
   given, wanted = point.variables, variables["params"]
-  fresh, taken = [], []
-  for name in wanted:
-    difference = _difference(given, variables, name)
-    if name == "encoder" and difference:
-      raise InputError(
-        f"{_FIELD}={point.path}: its encoder is another one ({difference});"
-        " set config.model.encoder.preset and the modalities as they were"
-      )
-    if name == "classifier" and point.classes != tuple(classes):
-      difference = "other classes"
-    if name == "classifier" and "head" in fresh:
-      difference = difference or "another head"
-    (fresh if difference else taken).append(name)
+  differences = {name: _difference(given, variables, name) for name in wanted}
+  if differences["encoder"]:
+    raise InputError(
+      f"{_FIELD}={point.path}: its encoder is another one"
+      f" ({differences['encoder']}); set config.model.encoder.preset and the"
+      " modalities as they were"
+    )
+  # Names alone would give a classifier to other classes, or to another head.
+  if point.classes != tuple(classes) or differences.get("head"):
+    differences["classifier"] = "of something else"
+  fresh = [name for name in wanted if differences[name]]
+  taken = [name for name in wanted if not differences[name]]
   size = sum(
     leaf.size for name in taken for leaf in jax.tree.leaves(wanted[name])
   )

@@ -142,8 +142,10 @@ def make_train_step(
     if drawn is None:
       return loss, metrics
     errors = jnp.sum(scan_errors(slices, drawn, batch))
-    done = jnp.minimum(step / max(settings.anneal_steps, 1), 1)
-    weight = first + (last - first) * done
+    weight = last
+    if settings.anneal_steps:
+      done = jnp.minimum(step / settings.anneal_steps, 1)
+      weight = first + (last - first) * done
     return loss + weight * errors, metrics | {"reconstruction": errors}
 
   def train_step(state: TrainState, batch: Batch):

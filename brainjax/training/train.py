@@ -143,7 +143,9 @@ def _start_from(
   return {
     "path": str(point.path),
     "sha256": point.sha256,
-    "encoder_group_ids": list(point.group_ids),
+    **{
+      name: list(getattr(point, name)) for name in starting_point.GROUP_FIELDS
+    },
   }
 
 

@@ -162,7 +162,7 @@ def test_pictures_say_what_they_show(tmp_path):
   workdirs = [
     write_workdir(tmp_path / "a"),
     write_workdir(tmp_path / "b", head="gru", auc=(0.9, 0.8, 0.96)),
-    write_workdir(tmp_path / "c", head="tcn", splits_sha256="6" * 64),
+    write_workdir(tmp_path / "c", head="tcn", person="q{}"),
   ]
   page = report.write_report(workdirs)
   said = alts(page)
@@ -281,7 +281,7 @@ def test_comparison_has_runs_probes_and_warnings(tmp_path):
   workdirs = [
     write_workdir(tmp_path / "a"),
     write_workdir(tmp_path / "b", head="gru", auc=(0.9, 0.8, 0.96)),
-    write_workdir(tmp_path / "c", head="tcn", splits_sha256="6" * 64),
+    write_workdir(tmp_path / "c", head="tcn", person="q{}"),
     write_workdir(tmp_path / "d", split="validation"),
     write_workdir(tmp_path / "e", classes=TYPING),
   ]

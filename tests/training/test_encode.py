@@ -103,9 +103,12 @@ def test_index_says_whose_features_of_what(cohort, workdir, features):
     "preset": "micro",
     "step": run.step,
     "checkpoint_sha256": run.checkpoint_sha256,
-    "group_ids": sorted(
-      scan["group_id"] for scan in scans if scan["split"] == "train"
-    ),
+    **{
+      f"{name}_group_ids": sorted(
+        scan["group_id"] for scan in scans if scan["split"] == split
+      )
+      for name, split in (("encoder", "train"), ("selection", "validation"))
+    },
     "records": str(cohort.path),
     "records_sha256": cohort.sha256,
     "slice_shape": [16, 16, 1],

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import pathlib
+import types
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from brainjax.training import (
   encode,
   experiment,
   model_file,
+  scans,
   starting_point,
   step,
   train,
@@ -82,14 +84,14 @@ def read_json(path):
 
 def test_pretraining_uses_scans_of_unknown_label(cohort, pretrained):
   with open(pretrained / "splits.csv", newline="") as file:
-    scans = list(csv.DictReader(file))
-  assert len(scans) == 26
-  assert [scan["class"] for scan in scans].count("") == 2
+    rows = list(csv.DictReader(file))
+  assert len(rows) == 26
+  assert [row["class"] for row in rows].count("") == 2
   classify = experiment.resolve(
     helpers.micro_config(cohort), pretrained.parent / "classify", 1
   )
   # The unknown ones move nobody else, so that a head may follow.
-  by_person = {scan["participant_id"]: scan["split"] for scan in scans}
+  by_person = {row["participant_id"]: row["split"] for row in rows}
   assert len(classify.scans) == 24
   for scan in classify.scans:
     assert by_person[scan["participant_id"]] == scan["split"]
@@ -205,11 +207,31 @@ def test_whom_the_encoder_was_fitted_on(cohort, pretrained, tmp_path, frozen):
     cohort, f"model.init_from={pretrained}", *(FROZEN if frozen else ())
   )
   run = experiment.resolve(config, tmp_path, 1)
-  start = {"path": "a.npz", "sha256": "f", "encoder_group_ids": ["else"]}
+  names = ("encoder_group_ids", "model_group_ids", "selection_group_ids")
+  start = {"path": "a", "sha256": "f"} | {name: [name] for name in names}
   model_file.write_model_file(run, 7, start)
-  here = {s["group_id"] for s in run.scans if s["split"] == "train"}
-  found = read_json(tmp_path / "model.json")["encoder_group_ids"]
-  assert found == (["else"] if frozen else sorted(here | {"else"}))
+  here = {
+    split: {s["group_id"] for s in run.scans if s["split"] == split}
+    for split in ("train", "validation")
+  }
+  found = read_json(tmp_path / "model.json")
+  encoder = {names[0]} | (set() if frozen else here["train"])
+  assert found[names[0]] == sorted(encoder)
+  assert found[names[1]] == sorted({*names[:2], *here["train"]})
+  assert found[names[2]] == sorted({names[2], *here["validation"]})
+
+
+def test_attention_in_the_plane_is_part_of_what_describes_a_slice(
+  cohort, pretrained, tmp_path
+):
+  config = helpers.micro_config(
+    cohort,
+    f"model.init_from={pretrained}",
+    *FROZEN,
+    "model.attention.in_plane=distance",
+  )
+  run = experiment.resolve(config, tmp_path, 1)
+  assert not run.encoder_is_frozen
 
 
 def test_an_encoder_that_has_seen_them_is_refused(cohort, pretrained, tmp_path):
@@ -251,11 +273,11 @@ def test_modules_are_taken_whole_or_not_at_all():
       pathlib.Path("runs/a"), "f" * 64, tree(0, **sizes), classes=("a", "b")
     )
 
-  wanted = tree(1, encoder=3, head=4, classifier=5)
+  wanted = tree(1, classifier=5, encoder=3, head=4)  # jax sorts names
   same = point(encoder=3, head=4, classifier=5)
   found, said = starting_point.start_from(same, wanted, ("a", "b"))
-  assert list(found["params"]) == ["encoder", "head", "classifier"]
-  assert said.startswith("24 parameters (encoder, head, classifier) start")
+  assert list(found["params"]) == ["classifier", "encoder", "head"]
+  assert said.startswith("24 parameters (classifier, encoder, head) start")
   found, said = starting_point.start_from(same, wanted, ("b", "a"))
   assert list(found["params"]) == ["encoder", "head"]
   assert said.endswith("drawn at random: classifier")
@@ -270,10 +292,71 @@ def test_modules_are_taken_whole_or_not_at_all():
     starting_point.start_from(deeper, wanted, ("a", "b"))
 
 
-def test_a_frozen_encoder_from_scratch_is_refused(cohort, tmp_path):
-  config = helpers.micro_config(cohort, *FROZEN)
-  with pytest.raises(InputError, match="would stay random"):
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    (FROZEN, "encoder_rate=0.0: the encoder would stay"),
+    (("optimizer.encoder_rate=0.1",), "encoder_rate=0.1: the encoder"),
+    (("model.decoder.code_channels=0",), "code_channels=0: at least 1"),
+    (("model.decoder.widths=(8,0)",), "each at least 1"),
+    (("train.reconstruction_weights=('a',1)",), "give two numbers"),
+    (
+      ("train.objective=reconstruct", "model.attention.slice_axis=distance"),
+      "classifies nothing",
+    ),
+    (("train.objective=reconstruct", "task.positive="), "name one of the two"),
+  ],
+)
+def test_what_does_not_go_together_is_refused(
+  cohort, tmp_path, overrides, message
+):
+  config = helpers.micro_config(cohort, *overrides)
+  with pytest.raises(InputError, match=message) as refused:
     experiment.resolve(config, tmp_path / "run", 1)
+  assert "\n" not in str(refused.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_cohort_without_labels_can_be_reconstructed(tmp_path):
+  rng = np.random.default_rng(0)
+  helpers.write_records(
+    tmp_path / "records",
+    [
+      helpers.random_record(rng, label="", participant_id=f"p{i}")
+      for i in range(8)
+    ],
+  )
+  config = helpers.micro_config(tmp_path / "records", *PRETRAIN)
+  run = experiment.resolve(config, tmp_path / "run", 1)
+  model_file.write_model_file(run, 7)
+  text = (tmp_path / "run" / "model.json").read_text()
+  assert "Infinity" not in text and len(run.scored("test")) > 0
+
+
+def test_a_split_of_the_manifest_holds_for_unknown_labels_too():
+  rows = [
+    {
+      "participant_id": f"p{i}",
+      "session_id": "",
+      "group_id": f"p{i}",
+      "label": label,
+      "fold": str(fold),
+    }
+    for i, (label, fold) in enumerate(
+      [("normal", 0), ("glioma", 1), ("normal", 2), ("", 1)]
+    )
+  ]
+  record_set: Any = types.SimpleNamespace(rows=rows)
+  config = helpers.micro_config(
+    pathlib.Path(), *PRETRAIN, "split.folds=3", "split.fold=1"
+  )
+  found = scans.assign_scans(config, record_set)
+  assert [scan["split"] for scan in found] == [
+    "train",
+    "test",
+    "validation",
+    "test",
+  ]
 
 
 def test_an_auto_encoder_has_no_answer(pretrained, tmp_path):
@@ -295,7 +378,7 @@ def test_features_of_an_auto_encoder(pretrained, tmp_path):
   assert summary.num_scans == 26
   index = read_json(tmp_path / "features" / "index.json")
   seen = trained.load_trained(pretrained).facts["encoder_group_ids"]
-  assert tuple(index["encoder"]["group_ids"]) == seen
+  assert tuple(index["encoder"]["encoder_group_ids"]) == seen
 
 
 @pytest.mark.slow

@@ -149,7 +149,7 @@ def test_groups_that_the_encoder_has_seen_are_not_evaluated_on(root, tmp_path):
 def test_an_encoder_from_outside_may_be_split_in_any_way(root, tmp_path):
   shutil.copytree(root / "features", tmp_path / "features")
   index = read_json(tmp_path / "features" / "index.json")
-  index["encoder"]["group_ids"] = []
+  index["encoder"] |= {"encoder_group_ids": [], "selection_group_ids": []}
   (tmp_path / "features" / "index.json").write_text(json.dumps(index))
   config = head_config(tmp_path, "split.seed=1")
   run = experiment.resolve(config, tmp_path / "run", 1)
