@@ -253,7 +253,7 @@ def open_run(workdir: pathlib.Path) -> Experiment:
   if record_set.sha256 != model["records_sha256"]:
     raise InputError(
       f"{record_set.path}: not the records this run was trained on"
-      " (sha256); prepare them again with the same config"
+      " (sha256); prepare, or encode, them again as they were"
     )
   return _derive(
     config,
