@@ -71,13 +71,18 @@ def adopt_unset(
 def refuse_changes(
   config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> None:
-  """Raises `InputError` if the workdir holds a run of another config."""
+  """Raises `InputError` if the workdir holds a run of another config.
+
+  A field that the run does not know yet must have its default.
+  """
   before = config_lib.leaf_fields(read_config(workdir / "config.json"))
   after = config_lib.leaf_fields(config)
+  defaults = config_lib.get_config(f"head={config.model.head.name}")
+  before = config_lib.leaf_fields(defaults) | before
   changed = [
-    f"config.{name} ({before.get(name)!r} before, {after.get(name)!r} now)"
-    for name in sorted(before.keys() | after.keys())
-    if before.get(name) != after.get(name) and not name.startswith(FREE_FIELDS)
+    f"config.{name} ({before.get(name)!r} before, {value!r} now)"
+    for name, value in sorted(after.items())
+    if before.get(name) != value and not name.startswith(FREE_FIELDS)
   ]
   if changed:
     raise InputError(

@@ -61,6 +61,19 @@ def test_changed_config_is_refused_with_its_fields(cohort, tmp_path):
     resolve(cohort, tmp_path, "train.seed=1")
 
 
+def test_a_run_from_before_a_field_existed_goes_on(cohort, tmp_path):
+  resolve(cohort, tmp_path)
+  path = tmp_path / "config.json"
+  fields = json.loads(path.read_text())
+  del fields["train"]["objective"], fields["model"]["attention"]
+  fields["model"]["gone"] = 1
+  path.write_text(json.dumps(fields))
+  with pytest.raises(InputError, match=r"objective \('classify' before"):
+    resolve(cohort, tmp_path, "train.objective=joint")
+  resolve(cohort, tmp_path)
+  assert json.loads(path.read_text())["train"]["objective"] == "classify"
+
+
 def test_checkpoints_of_nobody_knows_what_are_refused(cohort, tmp_path):
   (tmp_path / "checkpoints").mkdir()
   with pytest.raises(InputError, match="checkpoints but no config.json"):
