@@ -11,7 +11,7 @@ import numpy as np
 from brainjax.checkpoint import Checkpoints
 from brainjax.input import packing, pipeline
 from brainjax.training import experiment as experiment_lib
-from brainjax.training import sharding, trained
+from brainjax.training import inference, sharding, trained
 from brainjax.training import step as step_lib
 
 
@@ -90,7 +90,7 @@ class Runner:
   def eval_step(self) -> jax.stages.Compiled:
     """The compiled evaluation step."""
     step = jax.jit(
-      step_lib.make_eval_step(self._model, self._settings),
+      inference.make_eval_step(self._model, self._settings),
       out_shardings=sharding.over_packs(self._mesh),
     )
     return step.lower(self.state, self._example).compile()
@@ -119,7 +119,7 @@ class Runner:
 
     Returns:
       f64[T,K] log-probabilities, in the order of `subset`; or f64[T,1] mean
-      squared errors, see `step.make_eval_step`.
+      squared errors, see `inference.make_eval_step`.
     """
     outputs = [
       (batch["record_index"], self.eval_step(self.state, batch))
@@ -144,9 +144,9 @@ class Runner:
 
     Returns:
       For each of `subset`, f32[S,...] by the names of
-      `step.make_attention_step`; nothing at all if the model has no attention.
+      `inference.make_attention_step`; nothing at all without attention.
     """
-    step = step_lib.make_attention_step(self._model, self._settings)
+    step = inference.make_attention_step(self._model, self._settings)
     if not jax.eval_shape(step, self.state, self._example):
       return []
     found = dict(self._of_slices(step, subset))
@@ -172,7 +172,7 @@ class Runner:
     Yields:
       The record index, and `{"drawn": f32[S,H,W,C], "embedding": f32[S,D]}`.
     """
-    step = step_lib.make_reconstruction_step(self._model, self._settings)
+    step = inference.make_reconstruction_step(self._model, self._settings)
     return self._of_slices(step, subset)
 
   def _of_slices(

@@ -14,13 +14,11 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 import rich.console
 
 from brainjax import InputError
 from brainjax.checkpoint import Checkpoints
 from brainjax.input import plan
-from brainjax.metrics import classification, statistics
 from brainjax.training import experiment as experiment_lib
 from brainjax.training import (
   logs,
@@ -28,6 +26,7 @@ from brainjax.training import (
   sharding,
   starting_point,
   trained,
+  validation,
 )
 from brainjax.training import workdir as workdir_lib
 from brainjax.training.runner import Runner
@@ -185,7 +184,7 @@ def _run(
     validation_loss = None
     if epoch_ends:
       epoch = step // steps_per_epoch
-      validation_loss = _validate(runner, step, epoch, log, display)
+      validation_loss = validation.validate(runner, step, epoch, log, display)
       # Ties go to the later step, as Orbax's retention has it.
       best = validation_loss <= loop.best_loss
       if best:
@@ -242,58 +241,6 @@ def _log_step(step, metrics, window, log, display, runner) -> None:
         **line,
       }
     )
-
-
-def _validate(runner, step, epoch, log, display) -> float:
-  """Scores the validation split, logs it, and returns its loss."""
-  experiment = runner.experiment
-  subset = experiment.scored("validation")
-  scores = runner.score(subset)
-  if experiment.objective == "reconstruct":
-    loss = float(scores.mean())
-    log.write({"step": step, "epoch": float(epoch), "validation/loss": loss})
-    display.say(
-      f"epoch {epoch:3d}  step {step:5d}  validation: squared error {loss:.4f}"
-    )
-    return loss
-  return _validate_classes(runner, step, epoch, subset, scores, log, display)
-
-
-def _validate_classes(
-  runner, step, epoch, subset, log_probabilities, log, display
-) -> float:
-  experiment = runner.experiment
-  targets = experiment.targets[subset]
-  weights = np.array(experiment.class_weights)[targets]
-  losses = -log_probabilities[np.arange(len(subset)), targets]
-  loss = float((losses * weights).sum() / weights.sum())
-  rows = experiment.record_set.rows
-  people, probabilities = statistics.aggregate_participants(
-    log_probabilities, [rows[i]["participant_id"] for i in subset]
-  )
-  target_of = {
-    rows[i]["participant_id"]: target
-    for i, target in zip(subset, targets, strict=True)
-  }
-  people_targets = np.array([target_of[person] for person in people])
-  scores = {
-    "validation/accuracy": classification.accuracy(
-      probabilities, people_targets
-    ),
-    "validation/roc_auc": classification.roc_auc(
-      probabilities, people_targets, positive=experiment.positive
-    ),
-  }
-  scores = {name: float(value) for name, value in scores.items()}
-  log.write(
-    {"step": step, "epoch": float(epoch), "validation/loss": loss, **scores}
-  )
-  display.say(
-    f"epoch {epoch:3d}  step {step:5d}  validation: loss {loss:.3f}"
-    f"  accuracy {scores['validation/accuracy']:.3f}"
-    f"  AUC {scores['validation/roc_auc']:.3f}"
-  )
-  return loss
 
 
 def _summary(experiment, num_parameters: int) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 import helpers
 from brainjax.input import packing
-from brainjax.training import experiment, step
+from brainjax.training import experiment, inference, step
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_evaluation_ignores_the_content_of_filler(cohort, tmp_path):
   model, optimizer, settings = run.build()
   batch = make_batch(run, [padded(run, [0, 1])])
   state = init(model, optimizer, settings, batch)
-  eval_step = jax.jit(step.make_eval_step(model, settings))
+  eval_step = jax.jit(inference.make_eval_step(model, settings))
   expected = eval_step(state, batch)[0, :2]
   filler = batch["owner"] == run.shape.rows
   assert filler.any()
