@@ -142,6 +142,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   data.pack_slices = config_dict.placeholder(int)  # N; unset = derived
   data.read_threads = 2  # threads that read and pack batches
   data.prefetch_steps = 2  # batches kept ready
+  # "resident" (training slices stay on the devices) | "streaming" | "auto"
+  data.mode = "auto"  # resident on an accelerator with room, else streaming
+  data.resident_gb = config_dict.placeholder(float)  # a device; unset = 30 %
 
   config.augment = augment = ml_collections.ConfigDict()
   augment.flip = True  # left-right, half of the scans

@@ -1,5 +1,6 @@
 """Packing: the scans of one step as the arrays that cross to the device."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -8,14 +9,32 @@ from brainjax.input.plan import PackShape
 from brainjax.records import ZERO_CODES, Record
 
 
+@dataclasses.dataclass(frozen=True)
+class StoredScan:
+  """What packing needs of a scan whose slices are on the devices already.
+
+  Attributes:
+    slices: i32[S] its rows of the store; see `resident.load`.
+    scale: As in its record.
+    positions_mm: As in its record.
+    present: As in its record.
+  """
+
+  slices: np.ndarray
+  scale: float
+  positions_mm: np.ndarray
+  present: np.ndarray
+
+
 def pack_batch(
   rows: np.ndarray,
-  read: Callable[[int], Record],
+  read: Callable[[int], Record | StoredScan],
   labels: np.ndarray,
   shape: PackShape,
   *,
   slice_shape: tuple[int, int, int],
   dtype: np.dtype,
+  filler_row: int | None = None,
 ) -> dict[str, np.ndarray]:
   """Reads the scans of a step and lays their slices end to end.
 
@@ -26,10 +45,11 @@ def pack_batch(
     shape: Sizes of the batch.
     slice_shape: (H, W, C).
     dtype: Of the slices: u8, i16, or f32 of features.
+    filler_row: Of stored scans, the row of the store that filler takes.
 
   Returns:
     slices: u8|i16[G,N,H,W,C] codes, or f32[G,N,1,1,D] features; filler is
-      the code of zero.
+      the code of zero. Of stored scans i32[G,N], their rows of the store.
     owner: i32[G,N] row within the pack; B for filler.
     position: i32[G,N] place within the scan; filler has unique ones of S and
       more, so that a scatter to [B,S] drops them.
@@ -48,8 +68,13 @@ def pack_batch(
   """
   num_packs, num_rows = rows.shape
   slots = (num_packs, shape.slices)
+  filler = ZERO_CODES[np.dtype(dtype)]
+  slices = np.empty((*slots, *slice_shape), dtype)
+  if filler_row is not None:
+    filler = filler_row
+    slices = np.empty(slots, np.int32)
   batch = {
-    "slices": np.empty((*slots, *slice_shape), dtype),
+    "slices": slices,
     "owner": np.full(slots, num_rows, np.int32),
     "position": np.tile(
       np.arange(shape.slices, dtype=np.int32) + shape.longest, (num_packs, 1)
@@ -90,5 +115,5 @@ def pack_batch(
       batch["scale"][pack, row] = record.scale
       if masked:
         batch["present"][pack, row] = record.present
-    batch["slices"][pack, end:] = ZERO_CODES[np.dtype(dtype)]
+    batch["slices"][pack, end:] = filler
   return batch

@@ -5,6 +5,7 @@ whole state of an iterator, and a restart needs nothing else.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,8 @@ def training_batches(
   """Yields the batches of steps `first_step` to `num_steps - 1`.
 
   Reading starts at once. `close()` ends it; so does losing the iterator.
+  Memory does not grow with the steps: at most `batches_in_flight` batches of
+  `batch_bytes` are alive, whatever the size of the set.
 
   Args:
     record_set: The scans.
@@ -47,28 +50,50 @@ def training_batches(
     prefetch_steps: Batches kept ready besides.
     put: The one crossing: host batch to device batch. Threads call it.
   """
-  lengths = record_set.lengths[subset]
+  rows_of = training_rows(record_set.lengths, subset, shape, seed=seed)
+  load = _loader(rows_of, record_set, labels, shape, put)
+  steps = range(first_step, num_steps)
+  return read_ahead(steps, load, read_threads, prefetch_steps)
+
+
+def training_rows(
+  lengths: np.ndarray,
+  subset: np.ndarray,
+  shape: plan_lib.PackShape,
+  *,
+  seed: int,
+) -> Callable[[int], np.ndarray]:
+  """Returns the order: a function from a step to i32[G,B] record indices.
+
+  Args:
+    lengths: i32[R] slices of each record.
+    subset: i64[T] record indices of the training split.
+    shape: What `plan_shape` returned for the lengths of `subset`.
+    seed: Of the order.
+  """
 
   # Two: while one epoch ends, batches of the next are already being read.
   @functools.lru_cache(maxsize=2)
   def plan_of(epoch: int) -> np.ndarray:
-    plan = plan_lib.epoch_plan(lengths, seed, epoch, shape)
+    plan = plan_lib.epoch_plan(lengths[subset], seed, epoch, shape)
     return _record_indices(plan, subset)
 
   def rows_of(step: int) -> np.ndarray:
     epoch, place = divmod(step, shape.steps_per_epoch)
     return plan_of(epoch)[place]
 
-  return _read_ahead(
-    range(first_step, num_steps),
-    rows_of,
-    record_set,
-    labels,
-    shape,
-    read_threads,
-    prefetch_steps,
-    put,
-  )
+  return rows_of
+
+
+def batches_in_flight(read_threads: int, prefetch_steps: int) -> int:
+  """Returns how many batches are alive at most, the step's own among them."""
+  return read_threads + prefetch_steps + 1
+
+
+def batch_bytes(record_set: RecordSet, shape: plan_lib.PackShape) -> int:
+  """Returns the size of the slices of a batch; the rest of it is small."""
+  slots = shape.packs * shape.slices
+  return slots * math.prod(record_set.slice_shape) * record_set.dtype.itemsize
 
 
 def evaluation_batches(
@@ -94,16 +119,8 @@ def evaluation_batches(
   """
   plan = plan_lib.evaluation_plan(record_set.lengths[subset], shape)
   rows = _record_indices(plan, subset)
-  return _read_ahead(
-    range(len(rows)),
-    rows.__getitem__,
-    record_set,
-    labels,
-    shape,
-    read_threads,
-    prefetch_steps,
-    put,
-  )
+  load = _loader(rows.__getitem__, record_set, labels, shape, put)
+  return read_ahead(range(len(rows)), load, read_threads, prefetch_steps)
 
 
 def _record_indices(plan: np.ndarray, subset: np.ndarray) -> np.ndarray:
@@ -111,16 +128,13 @@ def _record_indices(plan: np.ndarray, subset: np.ndarray) -> np.ndarray:
   return np.append(subset, -1)[plan]
 
 
-def _read_ahead(
-  steps: range,
+def _loader(
   rows_of: Callable[[int], np.ndarray],
   record_set: RecordSet,
   labels: np.ndarray,
   shape: plan_lib.PackShape,
-  read_threads: int,
-  prefetch_steps: int,
   put: Put,
-) -> grain.DatasetIterator[Any]:
+) -> Callable[[int], Any]:
   def load(step: int) -> Any:
     batch = packing.pack_batch(
       rows_of(step),
@@ -132,6 +146,23 @@ def _read_ahead(
     )
     return put(batch)
 
+  return load
+
+
+def read_ahead(
+  steps: range,
+  load: Callable[[int], Any],
+  read_threads: int,
+  prefetch_steps: int,
+) -> grain.DatasetIterator[Any]:
+  """Yields `load(step)` in the order of `steps`, from threads that run ahead.
+
+  Args:
+    steps: What to load.
+    load: Makes one batch; called from threads.
+    read_threads: Batches being made at a time.
+    prefetch_steps: Batches kept ready besides.
+  """
   # An element is a whole batch: grain's defaults would read 500 of them.
   options = grain.ReadOptions(
     num_threads=read_threads,

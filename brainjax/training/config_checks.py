@@ -8,6 +8,7 @@ import ml_collections
 
 from brainjax import InputError
 from brainjax import config as config_lib
+from brainjax.input import resident
 from brainjax.models import classifier, densenet, heads
 from brainjax.training.step import OBJECTIVES
 
@@ -24,6 +25,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     "model.head.name": tuple(heads.HEADS),
     "model.dtype": ("float32", "bfloat16"),
     "train.class_weights": ("inverse", "none"),
+    "data.mode": resident.MODES,
     "train.objective": tuple(OBJECTIVES),
   }
   at_least = {
@@ -49,6 +51,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   for name, least in at_least.items():
     if fields[name] < least:
       raise InputError(f"config.{name}={fields[name]}: at least {least}")
+  if config.data.resident_gb is not None and config.data.resident_gb <= 0:
+    raise InputError(
+      f"config.data.resident_gb={config.data.resident_gb}: give more than 0"
+    )
 
 
 def positive_index(

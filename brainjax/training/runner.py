@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from brainjax.checkpoint import Checkpoints
-from brainjax.input import packing, pipeline
+from brainjax.input import packing, pipeline, resident
 from brainjax.training import experiment as experiment_lib
 from brainjax.training import inference, sharding, trained
 from brainjax.training import step as step_lib
@@ -95,21 +95,59 @@ class Runner:
     )
     return step.lower(self.state, self._example).compile()
 
+  @functools.cached_property
+  def placement(self) -> resident.Placement:
+    """Where the training slices are; `InputError` if they cannot be there."""
+    experiment, data = self.experiment, self.experiment.config.data
+    return resident.choose_placement(
+      data.mode,
+      resident.slices_bytes(experiment.record_set, experiment.subset("train")),
+      limit_bytes=resident.default_limit(
+        data.mode, self._mesh.devices.flat[0].memory_stats()
+      )
+      if data.resident_gb is None
+      else data.resident_gb * 1e9,
+      num_devices=self._mesh.size,
+      num_processes=jax.process_count(),
+    )
+
+  @property
+  def where_slices_are(self) -> str:
+    """Says in a line what `placement` is."""
+    size = f"training slices: {self.placement.num_bytes / 1e6:.1f} MB, "
+    if self.placement.dealt:
+      return size + "dealt over the devices"
+    if self.placement.resident:
+      return size + "on every device"
+    experiment, data = self.experiment, self.experiment.config.data
+    most = pipeline.batches_in_flight(data.read_threads, data.prefetch_steps)
+    one = pipeline.batch_bytes(experiment.record_set, experiment.shape) / 1e6
+    return size + f"streamed, at most {most} batches of {one:.1f} MB at once"
+
   def training_batches(self, *, first_step: int, num_steps: int):
     """Yields the device batches of steps `first_step` to `num_steps` - 1."""
-    experiment = self.experiment
-    return pipeline.training_batches(
+    experiment, data = self.experiment, self.experiment.config.data
+    subset = experiment.subset("train")
+    source = experiment.record_set, subset, experiment.targets, experiment.shape
+    facts = {
+      "seed": experiment.config.train.seed,
+      "first_step": first_step,
+      "num_steps": num_steps,
+      "prefetch_steps": data.prefetch_steps,
+      "put": self._put,
+    }
+    if not self.placement.resident:
+      return pipeline.training_batches(
+        *source, read_threads=data.read_threads, **facts
+      )
+    put, take = sharding.row_store(self._mesh, dealt=self.placement.dealt)
+    rows, stored = resident.load(
       experiment.record_set,
-      experiment.subset("train"),
-      experiment.targets,
-      experiment.shape,
-      seed=experiment.config.train.seed,
-      first_step=first_step,
-      num_steps=num_steps,
-      read_threads=experiment.config.data.read_threads,
-      prefetch_steps=experiment.config.data.prefetch_steps,
-      put=self._put,
+      subset,
+      multiple_of=self._mesh.size,
+      read_threads=data.read_threads,
     )
+    return resident.training_batches(put(rows), stored, take, *source, **facts)
 
   def score(self, subset: np.ndarray) -> np.ndarray:
     """Scores every scan of a subset exactly once.

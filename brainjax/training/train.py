@@ -100,6 +100,7 @@ def train(
     model_file.write_model_file(experiment, runner.num_parameters, start)
     workdir_lib.write_environment_file(workdir)
     console.print(_summary(experiment, runner.num_parameters), highlight=False)
+    console.print(runner.where_slices_are, highlight=False)
     if first_step:
       console.print(f"continuing after step {first_step}")
     began = time.perf_counter()

@@ -37,6 +37,8 @@ FREE_FIELDS = (
   "eval.",
   "data.read_threads",
   "data.prefetch_steps",
+  "data.mode",
+  "data.resident_gb",
 )
 
 
