@@ -17,43 +17,7 @@ from brainjax.input import plan as plan_lib
 from brainjax.records import RecordSet
 
 Put = Callable[[dict[str, np.ndarray]], Any]
-
-
-def training_batches(
-  record_set: RecordSet,
-  subset: np.ndarray,
-  labels: np.ndarray,
-  shape: plan_lib.PackShape,
-  *,
-  seed: int,
-  first_step: int,
-  num_steps: int,
-  read_threads: int,
-  prefetch_steps: int,
-  put: Put,
-) -> grain.DatasetIterator[Any]:
-  """Yields the batches of steps `first_step` to `num_steps - 1`.
-
-  Reading starts at once. `close()` ends it; so does losing the iterator.
-  Memory does not grow with the steps: at most `batches_in_flight` batches of
-  `batch_bytes` are alive, whatever the size of the set.
-
-  Args:
-    record_set: The scans.
-    subset: i64[T] record indices of the training split.
-    labels: i32[R] class index of each record, -1 = unknown.
-    shape: What `plan_shape` returned for the lengths of `subset`.
-    seed: Of the order.
-    first_step: The first step to take.
-    num_steps: Steps of the whole run.
-    read_threads: Batches being read at a time, a thread each.
-    prefetch_steps: Batches kept ready besides.
-    put: The one crossing: host batch to device batch. Threads call it.
-  """
-  rows_of = training_rows(record_set.lengths, subset, shape, seed=seed)
-  load = _loader(rows_of, record_set, labels, shape, put)
-  steps = range(first_step, num_steps)
-  return read_ahead(steps, load, read_threads, prefetch_steps)
+RowsOf = Callable[[int], np.ndarray]
 
 
 def training_rows(
@@ -62,7 +26,7 @@ def training_rows(
   shape: plan_lib.PackShape,
   *,
   seed: int,
-) -> Callable[[int], np.ndarray]:
+) -> RowsOf:
   """Returns the order: a function from a step to i32[G,B] record indices.
 
   Args:
@@ -83,6 +47,40 @@ def training_rows(
     return plan_of(epoch)[place]
 
   return rows_of
+
+
+def training_batches(
+  record_set: RecordSet,
+  rows_of: RowsOf,
+  labels: np.ndarray,
+  shape: plan_lib.PackShape,
+  *,
+  first_step: int,
+  num_steps: int,
+  read_threads: int,
+  prefetch_steps: int,
+  put: Put,
+) -> grain.DatasetIterator[Any]:
+  """Yields the batches of steps `first_step` to `num_steps - 1`.
+
+  Reading starts at once. `close()` ends it; so does losing the iterator.
+  Memory does not grow with the steps: at most `batches_in_flight` batches of
+  `batch_bytes` are alive, whatever the size of the set.
+
+  Args:
+    record_set: The scans.
+    rows_of: The order; see `training_rows`.
+    labels: i32[R] class index of each record, -1 = unknown.
+    shape: Of a batch.
+    first_step: The first step to take.
+    num_steps: Steps of the whole run.
+    read_threads: Batches being read at a time, a thread each.
+    prefetch_steps: Batches kept ready besides.
+    put: The one crossing: host batch to device batch. Threads call it.
+  """
+  load = _loader(rows_of, record_set, labels, shape, put)
+  steps = range(first_step, num_steps)
+  return read_ahead(steps, load, read_threads, prefetch_steps)
 
 
 def batches_in_flight(read_threads: int, prefetch_steps: int) -> int:
@@ -129,7 +127,7 @@ def _record_indices(plan: np.ndarray, subset: np.ndarray) -> np.ndarray:
 
 
 def _loader(
-  rows_of: Callable[[int], np.ndarray],
+  rows_of: RowsOf,
   record_set: RecordSet,
   labels: np.ndarray,
   shape: plan_lib.PackShape,

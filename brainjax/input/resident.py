@@ -150,11 +150,10 @@ def training_batches(
   scans: Mapping[int, packing.StoredScan],
   take: Callable[[jax.Array, jax.Array], jax.Array],
   record_set: RecordSet,
-  subset: np.ndarray,
+  rows_of: pipeline.RowsOf,
   labels: np.ndarray,
   shape: plan_lib.PackShape,
   *,
-  seed: int,
   first_step: int,
   num_steps: int,
   prefetch_steps: int,
@@ -167,17 +166,15 @@ def training_batches(
     scans: Where each scan lies; see `load`.
     take: (store, i32[G,N] rows) to [G,N,H,W,C] slices, on the devices.
     record_set: The scans.
-    subset: i64[T] record indices of the training split.
+    rows_of: The order; see `pipeline.training_rows`.
     labels: i32[R] class index of each record, -1 = unknown.
-    shape: What `plan_shape` returned for the lengths of `subset`.
-    seed: Of the order.
+    shape: Of a batch.
     first_step: The first step to take.
     num_steps: Steps of the whole run.
     prefetch_steps: Batches, without their slices, kept ready.
     put: The one crossing: host batch to device batch. A thread calls it.
   """
-  rows_of = pipeline.training_rows(record_set.lengths, subset, shape, seed=seed)
-  filler_row = int(record_set.lengths[subset].sum())
+  filler_row = sum(len(scan.slices) for scan in scans.values())
 
   def load_rows(step: int) -> Any:
     batch = packing.pack_batch(

@@ -1,11 +1,14 @@
 """What a run says while it works: `metrics.jsonl` and the progress display."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 import rich.console
 import rich.progress
 
@@ -81,7 +84,7 @@ class Window:
     self._slices += float(metrics["slices"])
 
   def waited(self, seconds: float) -> None:
-    """Counts time spent waiting for data."""
+    """Counts time in which the devices had nothing to do but wait for data."""
     self._wait_seconds += seconds
 
   def close(self) -> dict[str, float]:
@@ -106,6 +109,45 @@ class Window:
     self._wait_seconds = 0.0
     self._volumes = 0.0
     self._slices = 0.0
+
+
+class IdleClock:
+  """Times how long the devices stand idle because a batch is late.
+
+  To wait for a batch while they still compute costs nothing. When they are
+  done is seen by a thread, since the loop must run ahead of them.
+  """
+
+  def __init__(self):
+    """No step is known yet, so the devices count as idle."""
+    self._pool = concurrent.futures.ThreadPoolExecutor(1)
+    self._done: concurrent.futures.Future[float] | None = None
+
+  def next(self, batches: Iterator[Any]) -> tuple[Any, float]:
+    """Returns the next batch, and the seconds the devices stood idle for it."""
+    began = time.perf_counter()
+    batch = next(batches)
+    arrived = time.perf_counter()
+    if self._done is None:
+      return batch, arrived - began
+    if not self._done.done():
+      return batch, 0.0
+    return batch, max(0.0, arrived - max(began, self._done.result()))
+
+  def follow(self, metrics: Any) -> None:
+    """Tells of the step just dispatched, whose results these will be."""
+    self._done = self._pool.submit(_when_ready, metrics)
+
+  def __enter__(self) -> "IdleClock":
+    return self
+
+  def __exit__(self, *exc_info) -> None:
+    self._pool.shutdown()
+
+
+def _when_ready(metrics: Any) -> float:
+  jax.block_until_ready(metrics)
+  return time.perf_counter()
 
 
 class Display:

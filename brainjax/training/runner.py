@@ -127,27 +127,39 @@ class Runner:
   def training_batches(self, *, first_step: int, num_steps: int):
     """Yields the device batches of steps `first_step` to `num_steps` - 1."""
     experiment, data = self.experiment, self.experiment.config.data
-    subset = experiment.subset("train")
-    source = experiment.record_set, subset, experiment.targets, experiment.shape
-    facts = {
-      "seed": experiment.config.train.seed,
-      "first_step": first_step,
-      "num_steps": num_steps,
-      "prefetch_steps": data.prefetch_steps,
-      "put": self._put,
-    }
+    record_set, subset = experiment.record_set, experiment.subset("train")
+    rows_of = pipeline.training_rows(
+      record_set.lengths,
+      subset,
+      experiment.shape,
+      seed=experiment.config.train.seed,
+    )
+    source = record_set, rows_of, experiment.targets, experiment.shape
+    steps = {"first_step": first_step, "num_steps": num_steps}
     if not self.placement.resident:
       return pipeline.training_batches(
-        *source, read_threads=data.read_threads, **facts
+        *source,
+        **steps,
+        read_threads=data.read_threads,
+        prefetch_steps=data.prefetch_steps,
+        put=self._put,
       )
     put, take = sharding.row_store(self._mesh, dealt=self.placement.dealt)
-    rows, stored = resident.load(
-      experiment.record_set,
+    rows, scans = resident.load(
+      record_set,
       subset,
       multiple_of=self._mesh.size,
       read_threads=data.read_threads,
     )
-    return resident.training_batches(put(rows), stored, take, *source, **facts)
+    return resident.training_batches(
+      put(rows),
+      scans,
+      take,
+      *source,
+      **steps,
+      prefetch_steps=data.prefetch_steps,
+      put=self._put,
+    )
 
   def score(self, subset: np.ndarray) -> np.ndarray:
     """Scores every scan of a subset exactly once.

@@ -112,6 +112,7 @@ def train(
       logs.Display(
         console, num_steps=num_steps, first_step=first_step
       ) as display,
+      logs.IdleClock() as idle,
     ):
       _run(
         runner,
@@ -120,6 +121,7 @@ def train(
         checkpoints=checkpoints,
         log=log,
         display=display,
+        idle=idle,
         stop=stop,
       )
 
@@ -157,6 +159,7 @@ def _run(
   checkpoints: Checkpoints,
   log: logs.MetricLog,
   display: logs.Display,
+  idle: logs.IdleClock,
   stop: "_StopRequest",
 ) -> None:
   config = runner.experiment.config
@@ -168,11 +171,11 @@ def _run(
   pending = None
   for step in range(steps.start + 1, steps.stop + 1):
     epoch_ends = step % steps_per_epoch == 0
-    waiting = time.perf_counter()
-    batch = next(batches)
-    window.waited(time.perf_counter() - waiting)
+    batch, waited = idle.next(batches)
+    window.waited(waited)
     with jax.transfer_guard("disallow"):
       runner.state, metrics = runner.train_step(runner.state, batch)
+    idle.follow(metrics)
     # Order matters: the step before is fetched while this one runs, and all
     # lines up to a step are written before its checkpoint.
     if pending:

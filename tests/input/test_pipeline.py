@@ -42,10 +42,9 @@ def shape(record_set):
 def train(record_set, shape, *, first=0, steps=7, threads=2, put=dict, seed=0):
   return pipeline.training_batches(
     record_set,
-    SUBSET,
+    pipeline.training_rows(record_set.lengths, SUBSET, shape, seed=seed),
     LABELS,
     shape,
-    seed=seed,
     first_step=first,
     num_steps=steps,
     read_threads=threads,
@@ -196,8 +195,11 @@ record_set = records.RecordSet({str(record_set.path)!r})
 shape = plan.plan_shape(
   record_set.lengths, packs=1, scans_per_step=2, pack_slices=None, longest=6
 )
+rows_of = pipeline.training_rows(
+  record_set.lengths, np.arange(12), shape, seed=0
+)
 batches = pipeline.training_batches(
-  record_set, np.arange(12), np.zeros(12), shape, seed=0, first_step=0,
+  record_set, rows_of, np.zeros(12), shape, first_step=0,
   num_steps=10**6, read_threads=2, prefetch_steps=2, put=dict
 )
 print(next(batches)["weight"].sum())

@@ -59,10 +59,9 @@ def shape(record_set):
 def streaming(record_set, shape, *, steps, first=0):
   return pipeline.training_batches(
     record_set,
-    SUBSET,
+    pipeline.training_rows(record_set.lengths, SUBSET, shape, seed=3),
     LABELS,
     shape,
-    seed=3,
     first_step=first,
     num_steps=steps,
     read_threads=2,
@@ -78,10 +77,9 @@ def on_device(record_set, shape, *, steps, first=0):
     scans,
     jax.jit(lambda store, rows: store[rows]),
     record_set,
-    SUBSET,
+    pipeline.training_rows(record_set.lengths, SUBSET, shape, seed=3),
     LABELS,
     shape,
-    seed=3,
     first_step=first,
     num_steps=steps,
     prefetch_steps=1,

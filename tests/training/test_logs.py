@@ -1,10 +1,15 @@
 import io
 import json
+import threading
+import time
+import types
 
+import ml_collections
+import numpy as np
 import pytest
 import rich.console
 
-from brainjax.training import logs
+from brainjax.training import logs, train
 
 
 def test_log_continues_as_if_it_had_never_stopped(tmp_path):
@@ -60,3 +65,113 @@ def test_display_prints_plain_lines_where_there_is_no_terminal():
     display.speed(3.0)
     display.say("epoch 1")
   assert output.getvalue() == "epoch 1\n"
+
+
+class Results:
+  """What a step will give; ready when somebody says so."""
+
+  def __init__(self):
+    self.ready = threading.Event()
+
+  def block_until_ready(self):
+    assert self.ready.wait(20)
+    return self
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """A clock that stands still until it is moved."""
+  clock = types.SimpleNamespace(now=100.0)
+  monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+  return clock
+
+
+def test_the_wait_for_the_first_batch_is_idle_time(clock):
+  def source():
+    clock.now += 3
+    yield "batch"
+
+  with logs.IdleClock() as idle:
+    assert idle.next(source()) == ("batch", 3.0)
+
+
+def test_a_wait_beside_a_step_that_still_runs_is_not(clock):
+  def source():
+    clock.now += 3
+    yield "batch"
+
+  results = Results()
+  with logs.IdleClock() as idle:
+    idle.follow({"loss": results})
+    assert idle.next(source()) == ("batch", 0.0)
+    results.ready.set()
+
+
+def test_a_wait_counts_from_the_end_of_the_step(clock):
+  results = Results()
+  with logs.IdleClock() as idle:
+
+    def source():
+      clock.now += 3  # seconds that the step still takes
+      results.ready.set()
+      deadline = time.monotonic() + 20
+      while not idle._done.done() and time.monotonic() < deadline:
+        time.sleep(0.01)
+      clock.now += 2
+      yield "batch"
+      clock.now += 4
+      yield "another"
+
+    batches = source()
+    idle.follow({"loss": results})
+    assert idle.next(batches) == ("batch", 2.0)
+    # Nothing was dispatched in between: all of it is idle time.
+    assert idle.next(batches) == ("another", 4.0)
+
+
+@pytest.mark.parametrize("slow", ["source", "step"])
+def test_the_loop_logs_the_share_of_idle_time(tmp_path, slow):
+  sums = ("loss", "weight", "correct", "labelled", "scans", "slices", "finite")
+
+  def source(first_step, num_steps):
+    for _ in range(first_step, num_steps):
+      time.sleep(0.05 * (slow == "source"))
+      yield {}
+
+  def step(state, batch):
+    time.sleep(0.05 * (slow == "step"))
+    return state, dict.fromkeys(sums, np.float32(1))
+
+  config = ml_collections.ConfigDict()
+  config.train = {"log_every_steps": 2}
+  config.optimizer = {"learning_rate": 1.0}
+  runner = types.SimpleNamespace(
+    experiment=types.SimpleNamespace(
+      config=config, shape=types.SimpleNamespace(steps_per_epoch=100)
+    ),
+    training_batches=source,
+    train_step=step,
+    state=None,
+  )
+  console = rich.console.Console(file=io.StringIO())
+  log_file = tmp_path / "metrics.jsonl"
+  with (
+    logs.MetricLog(log_file, first_step=0) as log,
+    logs.Display(console, num_steps=7, first_step=0) as display,
+    logs.IdleClock() as idle,
+  ):
+    train._run(
+      runner,
+      train.LoopState(),
+      range(7),
+      checkpoints=None,
+      log=log,
+      display=display,
+      idle=idle,
+      stop=types.SimpleNamespace(requested=False),
+    )
+  lines = logs.read_log(log_file)
+  assert len(lines) == 3
+  for line in lines:
+    share = line["perf/data_wait_fraction"]
+    assert share > 0.6 if slow == "source" else share < 0.4
