@@ -175,12 +175,26 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   model.dtype = "float32"  # of the computation; parameters stay float32
 
   config.optimizer = optimizer = ml_collections.ConfigDict()
-  optimizer.learning_rate = 3e-4  # Adam, constant
-  optimizer.encoder_rate = 1.0  # times that, for the encoder; 0 = it stays
-  optimizer.b1 = 0.9  # decay of the gradient's mean
-  optimizer.b2 = 0.99  # decay of the squared gradient's mean
+  optimizer.name = "adam"  # "adam" | "adamw" | "sgd" | "lamb"
+  optimizer.learning_rate = 3e-4  # the highest of the schedule
+  # "MODULE: factor" of that; the first that fits counts; 0 = it stays as it is;
+  # for example ("encoder/denseblock1: 0", "encoder: 0.1")
+  optimizer.rates = ()  # see training/rates.py
+  optimizer.b1 = 0.9  # decay of the gradient's mean; not of "sgd"
+  optimizer.b2 = 0.99  # decay of the squared gradient's mean; not of "sgd"
   optimizer.epsilon = 1e-8  # added to the root of the squared gradient's mean
-  optimizer.l2 = 1e-4  # added to the gradient of kernels (not decoupled)
+  optimizer.momentum = 0.9  # of "sgd": decay of the sum of gradients
+  optimizer.nesterov = False  # of "sgd": look one step ahead
+  optimizer.l2 = 1e-4  # of "adam", "sgd": times kernels, added to the gradient
+  optimizer.weight_decay = 0.01  # of "adamw", "lamb": of kernels, decoupled
+  optimizer.clip = "none"  # "none" | "global_norm" | "array_norm"
+  optimizer.clip_norm = 1.0  # the gradient's largest norm: of all, or an array
+  optimizer.schedule = "constant"  # "constant" | "cosine" | "step"
+  optimizer.warmup_epochs = 0.0  # of a linear rise; may be a fraction
+  optimizer.final_rate = 0.01  # of "cosine": times learning_rate, at the end
+  optimizer.decay_epochs = 10.0  # of "step": from drop to drop
+  optimizer.decay_factor = 0.1  # of "step": of each drop
+  optimizer.ema_decay = 0.0  # of a running average of the weights; 0 = none
 
   config.train = train = ml_collections.ConfigDict()
   train.seed = 0  # of initialisation, data order, dropout and augmentation

@@ -51,7 +51,7 @@ def get_config(arg=""):
     config.train.objective = "joint"
   elif regime == "ae_frozen":
     config.model.encoder.statistics = "frozen"
-    config.optimizer.encoder_rate = 0.0
+    config.optimizer.rates = ("encoder: 0",)
   elif regime == "ae_tuned":
-    config.optimizer.encoder_rate = 0.1
+    config.optimizer.rates = ("encoder: 0.1",)
   return config

@@ -4,6 +4,7 @@ import re
 import pytest
 
 from brainjax import InputError, config
+from brainjax.training import config_checks
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -60,6 +61,7 @@ def test_every_config_file_loads_and_is_locked(path):
   assert loaded.model.head.name == "mean"
   assert loaded.is_locked
   config.parse_classes(loaded.task.classes)
+  config_checks.check_config(loaded)
 
 
 def test_every_default_is_documented():

@@ -10,6 +10,7 @@ from brainjax import InputError
 from brainjax import config as config_lib
 from brainjax.input import resident
 from brainjax.models import classifier, densenet, heads
+from brainjax.training import optimizer, rates, schedule
 from brainjax.training.step import OBJECTIVES
 
 
@@ -24,6 +25,9 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     "model.encoder.statistics": classifier.STATISTICS,
     "model.head.name": tuple(heads.HEADS),
     "model.dtype": ("float32", "bfloat16"),
+    "optimizer.name": optimizer.OPTIMIZERS,
+    "optimizer.clip": tuple(optimizer.CLIPS),
+    "optimizer.schedule": schedule.SCHEDULES,
     "train.class_weights": ("inverse", "none"),
     "data.mode": resident.MODES,
     "train.objective": tuple(OBJECTIVES),
@@ -33,7 +37,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     "train.log_every_steps": 1,
     "train.patience_epochs": 0,
     "train.anneal_epochs": 0,
-    "optimizer.encoder_rate": 0,
+    "optimizer.l2": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.warmup_epochs": 0,
+    "optimizer.final_rate": 0,
     "model.decoder.code_channels": 1,
     "checkpoint.every_epochs": 1,
     "checkpoint.keep": 1,
@@ -55,6 +62,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     raise InputError(
       f"config.data.resident_gb={config.data.resident_gb}: give more than 0"
     )
+  _check_optimizer(config)
 
 
 def positive_index(
@@ -91,7 +99,6 @@ def take_features(
   for name, value in (
     ("model.init_from", ""),
     ("model.attention.in_plane", "none"),
-    ("optimizer.encoder_rate", 1.0),
     ("train.objective", "classify"),
   ):
     if fields[name] != value:
@@ -131,10 +138,31 @@ def check_regime(config: ml_collections.ConfigDict) -> None:
       " config.train.objective='reconstruct' classifies nothing; leave both of"
       " its fields at 'none'"
     )
-  rate = config.optimizer.encoder_rate
-  if rate != 1 and not config.model.init_from:
+  for pattern, factor in rates.parse_rates(config.optimizer.rates):
+    if factor < 1 and not config.model.init_from:
+      raise InputError(
+        f"config.optimizer.rates: '{pattern}: {factor}' would leave it as it"
+        " was drawn at random, or nearly; set config.model.init_from to a"
+        " workdir or a file of weights"
+      )
+
+
+def _check_optimizer(config: ml_collections.ConfigDict) -> None:
+  section = config.optimizer
+  for name in ("learning_rate", "clip_norm", "decay_epochs", "decay_factor"):
+    if not 0 < section[name] < math.inf:
+      raise InputError(
+        f"config.optimizer.{name}={section[name]}: give more than 0"
+      )
+  for name in ("b1", "b2", "momentum", "ema_decay"):
+    if not 0 <= section[name] < 1:
+      raise InputError(
+        f"config.optimizer.{name}={section[name]}: at least 0, and below 1"
+      )
+  if section.schedule == "cosine" and (
+    section.warmup_epochs >= config.train.epochs
+  ):
     raise InputError(
-      f"config.optimizer.encoder_rate={rate}: the encoder would stay as it was"
-      " drawn at random, or nearly; set config.model.init_from to a workdir or"
-      " a file of weights"
+      f"config.optimizer.warmup_epochs={section.warmup_epochs}: give fewer than"
+      f" config.train.epochs={config.train.epochs}"
     )

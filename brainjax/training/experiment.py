@@ -8,7 +8,9 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 import optax
@@ -20,13 +22,15 @@ from brainjax.models.classifier import Classifier
 from brainjax.training import (
   config_checks,
   losses,
+  optimizer,
   starting_point,
   trained,
 )
+from brainjax.training import rates as rates_lib
 from brainjax.training import scans as scans_lib
+from brainjax.training import schedule as schedule_lib
 from brainjax.training import workdir as workdir_lib
 from brainjax.training.augment import AugmentRanges
-from brainjax.training.optimizer import make_optimizer
 from brainjax.training.step import StepSettings
 
 
@@ -74,6 +78,31 @@ class Experiment:
     )
 
   @property
+  def rates(self) -> rates_lib.Rates:
+    """Parts of the learning rate, by patterns of parameters."""
+    return rates_lib.parse_rates(self.config.optimizer.rates)
+
+  @property
+  def schedule(self) -> schedule_lib.Schedule:
+    """The learning rate of every step."""
+    return schedule_lib.from_config(
+      self.config.optimizer,
+      epochs=self.config.train.epochs,
+      steps_per_epoch=self.shape.steps_per_epoch,
+    )
+
+  @functools.cached_property
+  def variable_shapes(self) -> dict[str, Any]:
+    """Shapes and types of the model's `{"params", "batch_stats"}`."""
+    record_set = self.record_set
+    model = trained.build_model(
+      self.config.model, len(self.classes), record_set.num_features
+    )
+    return trained.variable_shapes(
+      model, self.objective, record_set.slice_shape
+    )
+
+  @property
   def objective(self) -> str:
     """What is learned, one of `step.OBJECTIVES`."""
     return self.config.train.objective
@@ -109,19 +138,22 @@ class Experiment:
       objective=self.objective,
       reconstruction_weights=tuple(config.train.reconstruction_weights),
       anneal_steps=config.train.anneal_epochs * self.shape.steps_per_epoch,
-      freeze_encoder=config.optimizer.encoder_rate == 0,
+      rates=self.rates,
+      ema_decay=config.optimizer.ema_decay,
     )
-    return model, make_optimizer(**config.optimizer), settings
+    rule = optimizer.from_config(config.optimizer, self.schedule)
+    return model, rule, settings
 
   @property
   def encoder_is_frozen(self) -> bool:
     """Whether this run leaves what describes a slice as it started."""
-    config = self.config
-    return (
-      config.optimizer.encoder_rate == 0
-      and config.model.encoder.statistics == "frozen"
-      and config.model.attention.in_plane == "none"
-    )
+    model = self.config.model
+    if model.encoder.statistics != "frozen" or (
+      model.attention.in_plane != "none"
+    ):
+      return False
+    found = rates_lib.factors(self.variable_shapes["params"], self.rates)
+    return not any(jax.tree.leaves(found["encoder"]))
 
   def read_starting_point(self) -> starting_point.StartingPoint:
     """Reads what the model starts from, `model.init_from`.
@@ -134,8 +166,10 @@ class Experiment:
     model = trained.build_model(self.config.model, len(self.classes))
     slice_shape = self.record_set.slice_shape
     point = starting_point.read_starting_point(path, model.encoder, slice_shape)
-    shapes = trained.variable_shapes(model, self.objective, slice_shape)
+    shapes = self.variable_shapes
     taken, _ = starting_point.start_from(point, shapes, self.classes)
+    drawn = shapes["params"].keys() - taken["params"].keys()
+    rates_lib.check_drawn(shapes["params"], self.rates, drawn)
     if taken["params"].keys() <= {"encoder"}:
       # The rest of that run is left behind, with whom it was fitted on.
       point = dataclasses.replace(
@@ -212,12 +246,10 @@ def resolve(
   _ = experiment.positive  # which refuses a binary task without one
   scans_lib.check_splits(scans, classes, experiment.objective)
   try:
-    model = trained.build_model(
-      config.model, len(classes), record_set.num_features
-    )
-    trained.variable_shapes(model, experiment.objective, record_set.slice_shape)
+    shapes = experiment.variable_shapes
   except ValueError as error:
     raise InputError(f"config.model: {error}") from error
+  rates_lib.check_rates(shapes["params"], experiment.rates)
   if config.model.init_from and not config_file.is_file():
     experiment.read_starting_point()  # which refuses one that does not fit
 

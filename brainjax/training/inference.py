@@ -6,11 +6,11 @@ from typing import Any
 import jax
 
 from brainjax.models.classifier import Classifier, attention_weights
+from brainjax.training.state import TrainState
 from brainjax.training.step import (
   OBJECTIVES,
   Batch,
   StepSettings,
-  TrainState,
   dequantise,
   model_inputs,
   scan_errors,
@@ -30,7 +30,7 @@ def make_eval_step(
     slices = dequantise(batch, settings.zero_code)
     reconstructs = settings.objective == "reconstruct"
     outputs: Any = model.apply(
-      {"params": state.params, "batch_stats": state.batch_stats},
+      {"params": state.weights, "batch_stats": state.batch_stats},
       slices,
       *model_inputs(batch),
       num_rows=settings.num_rows,
@@ -58,7 +58,7 @@ def make_attention_step(
   def attention_step(state: TrainState, batch: Batch):
     owner, position = batch["owner"], batch["position"]
     outputs: Any = model.apply(
-      {"params": state.params, "batch_stats": state.batch_stats},
+      {"params": state.weights, "batch_stats": state.batch_stats},
       dequantise(batch, settings.zero_code),
       *model_inputs(batch),
       num_rows=settings.num_rows,
@@ -94,7 +94,7 @@ def make_reconstruction_step(
 
   def reconstruction_step(state: TrainState, batch: Batch):
     drawn, embedding = model.apply(
-      {"params": state.params, "batch_stats": state.batch_stats},
+      {"params": state.weights, "batch_stats": state.batch_stats},
       dequantise(batch, settings.zero_code),
       *model_inputs(batch),
       num_rows=settings.num_rows,

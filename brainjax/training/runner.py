@@ -13,6 +13,7 @@ from brainjax.input import packing, pipeline, resident
 from brainjax.training import experiment as experiment_lib
 from brainjax.training import inference, sharding, trained
 from brainjax.training import step as step_lib
+from brainjax.training.state import AveragedState
 
 
 class Runner:
@@ -68,12 +69,13 @@ class Runner:
 
   def start_from(self, variables: Mapping[str, Any]) -> None:
     """Takes modules of `{"params", "batch_stats"}` for its own, at step 0."""
-    self.adopt(
-      self.state.replace(
-        params=self.state.params | variables["params"],
-        batch_stats=self.state.batch_stats | variables["batch_stats"],
-      )
+    state = self.state.replace(
+      params=self.state.params | variables["params"],
+      batch_stats=self.state.batch_stats | variables["batch_stats"],
     )
+    if isinstance(state, AveragedState):
+      state = state.replace(ema=state.params)
+    self.adopt(state)
 
   @functools.cached_property
   def train_step(self) -> jax.stages.Compiled:

@@ -10,9 +10,7 @@ all it takes to continue a run exactly.
 import dataclasses
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,6 +18,8 @@ import optax
 from brainjax.models import autoencoder
 from brainjax.models.classifier import Classifier
 from brainjax.training import augment, losses
+from brainjax.training import rates as rates_lib
+from brainjax.training.state import AveragedState, TrainState, average
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -32,22 +32,6 @@ OBJECTIVES: Mapping[str, str] = types.MappingProxyType(
     "joint": "classify_and_reconstruct",
   }
 )
-
-
-class TrainState(flax.struct.PyTreeNode):
-  """What a step changes.
-
-  Attributes:
-    step: i32[], steps done.
-    params: Parameters, f32.
-    batch_stats: Running BatchNorm statistics, f32.
-    opt_state: Of the optimizer.
-  """
-
-  step: jax.Array
-  params: Any
-  batch_stats: Any
-  opt_state: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +50,8 @@ class StepSettings:
     reconstruction_weights: Of the squared error beside the cross-entropy of
       "joint", at the first step and from step `anneal_steps` on.
     anneal_steps: Steps from the one to the other, in a straight line.
-    freeze_encoder: Whether no gradient reaches the encoder.
+    rates: Of the optimizer; no gradient reaches what has the factor 0.
+    ema_decay: Of the running average of the parameters; 0 to go without.
   """
 
   zero_code: int
@@ -79,7 +64,8 @@ class StepSettings:
   objective: str = "classify"
   reconstruction_weights: tuple[float, float] = (1.0, 1.0)
   anneal_steps: int = 0
-  freeze_encoder: bool = False
+  rates: rates_lib.Rates = ()
+  ema_decay: float = 0.0
 
 
 def init_state(
@@ -98,12 +84,15 @@ def init_state(
     train=False,
     method=OBJECTIVES[settings.objective],
   )
-  return TrainState(
+  state = TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables["params"],
     batch_stats=variables.get("batch_stats", {}),
     opt_state=optimizer.init(variables["params"]),
   )
+  if settings.ema_decay:
+    return AveragedState(**vars(state), ema=state.params)
+  return state
 
 
 def make_train_step(
@@ -158,9 +147,7 @@ def make_train_step(
       slices = _augment(slices, batch, augment_key, settings.augment)
 
     def loss_fn(params):
-      if settings.freeze_encoder:
-        frozen = jax.lax.stop_gradient(params["encoder"])
-        params = params | {"encoder": frozen}
+      params = rates_lib.stop_gradients(params, settings.rates)
       outputs, updated = model.apply(
         {"params": params, "batch_stats": state.batch_stats},
         slices,
@@ -179,7 +166,9 @@ def make_train_step(
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
       state.params
     )
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = optax.with_extra_args_support(optimizer).update(
+      grads, state.opt_state, state.params, step=state.step
+    )
     params = optax.apply_updates(state.params, updates)
     finite = jnp.isfinite(metrics["loss"])
     finite &= jnp.isfinite(optax.tree.norm(grads))
@@ -187,12 +176,15 @@ def make_train_step(
     def keep(new, old):
       return jnp.where(finite, new, old)
 
-    new_state = TrainState(
+    new_state = state.replace(
       step=state.step + 1,
       params=jax.tree.map(keep, params, state.params),
       batch_stats=jax.tree.map(keep, batch_stats, state.batch_stats),
       opt_state=jax.tree.map(keep, opt_state, state.opt_state),
     )
+    if isinstance(state, AveragedState):
+      ema = average(state.ema, params, settings.ema_decay, state.step)
+      new_state = new_state.replace(ema=jax.tree.map(keep, ema, state.ema))
     metrics |= {
       "scans": jnp.sum(batch["weight"]),
       "slices": jnp.sum(batch["length"]).astype(jnp.float32),

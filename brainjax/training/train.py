@@ -241,7 +241,7 @@ def _log_step(step, metrics, window, log, display, runner) -> None:
       {
         "step": step,
         "epoch": step / steps_per_epoch,
-        "learning_rate": experiment.config.optimizer.learning_rate,
+        "learning_rate": float(experiment.schedule(step - 1)),
         **line,
       }
     )

@@ -61,12 +61,16 @@ def load_trained(workdir: pathlib.Path) -> Trained:
     facts["slice_shape"][-1] if features else None,
   )
   abstract = variable_shapes(model, facts["objective"], facts["slice_shape"])
+  weights = facts.get("weights", "params")  # runs before 0.1 had no average
+  abstract[weights] = abstract.pop("params")
   step, folder = best_step(workdir), workdir / "checkpoints"
+  variables = checkpoint.restore_arrays(folder, step, abstract)
+  variables["params"] = variables.pop(weights)
   run = Trained(
     workdir=workdir,
     facts=facts,
     model=model,
-    variables=checkpoint.restore_arrays(folder, step, abstract),
+    variables=variables,
     step=step,
     checkpoint_sha256=checkpoint.sha256_of_step(folder, step),
   )

@@ -43,12 +43,17 @@ FREE_FIELDS = (
 
 
 def read_config(path: pathlib.Path) -> ml_collections.ConfigDict:
-  """Reads a resolved `config.json`."""
-  fields = json.loads(path.read_text())
-  config = ml_collections.ConfigDict()
-  for section, content in fields.items():
-    config[section] = ml_collections.ConfigDict(_tuples(content))
-  return config
+  """Reads a resolved `config.json`.
+
+  A field that was not there when it was written has its default, which is
+  always what was done before.
+  """
+  fields: Any = _tuples(json.loads(path.read_text()))
+  rate = fields["optimizer"].pop("encoder_rate", 1.0)
+  if rate != 1:  # written before there were `rates`
+    fields["optimizer"]["rates"] = (f"encoder: {rate}",)
+  defaults = config_lib.get_config(f"head={fields['model']['head']['name']}")
+  return ml_collections.ConfigDict(_merged(defaults.to_dict(), fields))
 
 
 def read_scans(path: pathlib.Path) -> tuple[dict[str, str], ...]:
@@ -79,8 +84,16 @@ def refuse_changes(
   """
   before = config_lib.leaf_fields(read_config(workdir / "config.json"))
   after = config_lib.leaf_fields(config)
-  defaults = config_lib.get_config(f"head={config.model.head.name}")
-  before = config_lib.leaf_fields(defaults) | before
+  epochs = before["train.epochs"]
+  if before["optimizer.schedule"] == after[
+    "optimizer.schedule"
+  ] == "cosine" and (epochs != after["train.epochs"]):
+    raise InputError(
+      f"config.train.epochs ({epochs} before, {after['train.epochs']} now): the"
+      f" cosine schedule of {workdir} ends with its last epoch; leave it at"
+      f" {epochs}, or choose another --workdir and start from this run with"
+      " config.model.init_from"
+    )
   changed = [
     f"config.{name} ({before.get(name)!r} before, {value!r} now)"
     for name, value in sorted(after.items())
@@ -114,6 +127,14 @@ def environment() -> dict[str, Any]:
     "platform": jax.default_backend(),
     "devices": [device.device_kind for device in jax.devices()],
     "git_revision": _git_revision(),
+  }
+
+
+def _merged(defaults, fields):
+  if not isinstance(defaults, dict) or not isinstance(fields, dict):
+    return fields
+  return defaults | {
+    name: _merged(defaults.get(name), value) for name, value in fields.items()
   }
 
 

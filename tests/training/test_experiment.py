@@ -74,6 +74,32 @@ def test_a_run_from_before_a_field_existed_goes_on(cohort, tmp_path):
   assert json.loads(path.read_text())["train"]["objective"] == "classify"
 
 
+def test_the_encoder_rate_of_earlier_runs_is_understood(cohort, tmp_path):
+  run = resolve(cohort, tmp_path)
+  path = tmp_path / "config.json"
+  fields = json.loads(path.read_text())
+  fields["optimizer"] = {
+    **{"learning_rate": 1e-3, "encoder_rate": 1.0, "b1": 0.9, "b2": 0.99},
+    **{"epsilon": 1e-8, "l2": 1e-4},
+  }
+  path.write_text(json.dumps(fields))
+  assert workdir.read_config(path).to_dict() == run.config.to_dict()
+  resolve(cohort, tmp_path)  # continues
+  fields["optimizer"]["encoder_rate"] = 0.1
+  path.write_text(json.dumps(fields))
+  assert workdir.read_config(path).optimizer.rates == ("encoder: 0.1",)
+  with pytest.raises(InputError, match=r"rates \(\('encoder: 0.1',\) before"):
+    resolve(cohort, tmp_path)
+
+
+def test_epochs_of_a_cosine_schedule_stay(cohort, tmp_path):
+  cosine = "optimizer.schedule=cosine"
+  resolve(cohort, tmp_path, cosine, "train.epochs=4")
+  resolve(cohort, tmp_path, cosine, "train.epochs=4", "train.log_every_steps=9")
+  with pytest.raises(InputError, match=r"epochs \(4 before, 5 now\).*cosine"):
+    resolve(cohort, tmp_path, cosine, "train.epochs=5")
+
+
 def test_checkpoints_of_nobody_knows_what_are_refused(cohort, tmp_path):
   (tmp_path / "checkpoints").mkdir()
   with pytest.raises(InputError, match="checkpoints but no config.json"):

@@ -38,7 +38,7 @@ PRETRAIN = (
   "model.decoder.code_channels=2",
   "optimizer.learning_rate=1e-2",
 )
-FROZEN = "model.encoder.statistics=frozen", "optimizer.encoder_rate=0.0"
+FROZEN = "model.encoder.statistics=frozen", "optimizer.rates=('encoder: 0',)"
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,11 @@ def test_psnr_is_that_of_the_definition(pretrained):
 
 def test_a_frozen_encoder_stays_as_it_was(cohort, pretrained, tmp_path):
   config = helpers.micro_config(
-    cohort, f"model.init_from={pretrained}", *FROZEN, "train.epochs=2"
+    cohort,
+    f"model.init_from={pretrained}",
+    *FROZEN,
+    "train.epochs=2",
+    "optimizer.ema_decay=0.9",  # which answers, and starts from there too
   )
   printed = start(config, tmp_path / "run")
   assert "(encoder) start from" in printed
@@ -295,8 +299,16 @@ def test_modules_are_taken_whole_or_not_at_all():
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
-    (FROZEN, "encoder_rate=0.0: the encoder would stay"),
-    (("optimizer.encoder_rate=0.1",), "encoder_rate=0.1: the encoder"),
+    (FROZEN, "rates: 'encoder: 0.0' would leave it"),
+    (("optimizer.rates=('encoder: 0.1',)",), "'encoder: 0.1' would leave it"),
+    (("optimizer.rates=('encodr: 2',)",), "'encodr' fits no parameter"),
+    (("optimizer.ema_decay=1",), "ema_decay=1.0: at least 0, and below 1"),
+    (("optimizer.clip_norm=0",), "clip_norm=0.0: give more than 0"),
+    (("optimizer.name=adagrad",), "'adagrad': choose one of .*'lamb'"),
+    (
+      ("optimizer.schedule=cosine", "optimizer.warmup_epochs=4"),
+      "warmup_epochs=4.0: give fewer than config.train.epochs=4",
+    ),
     (("model.decoder.code_channels=0",), "code_channels=0: at least 1"),
     (("model.decoder.widths=(8,0)",), "each at least 1"),
     (("train.reconstruction_weights=('a',1)",), "give two numbers"),

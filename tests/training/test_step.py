@@ -100,11 +100,13 @@ def test_loss_falls_on_a_fixed_batch(cohort, tmp_path):
 
 
 def test_non_finite_update_is_rejected(cohort, tmp_path):
-  run = make_run(cohort, tmp_path)
+  run = make_run(cohort, tmp_path, "optimizer.ema_decay=0.9")
   model, optimizer, settings = run.build()
   batch = make_batch(run, [padded(run, [0, 1])])
   train_step = jax.jit(step.make_train_step(model, optimizer, settings))
   state, _ = train_step(init(model, optimizer, settings, batch), batch)
+  moved = state.ema["classifier"]["bias"] - state.params["classifier"]["bias"]
+  assert np.abs(moved).min() > 0
   batch["scale"][0, 0] = np.inf
   after, metrics = train_step(state, batch)
   assert metrics["finite"] == 0

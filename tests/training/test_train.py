@@ -18,7 +18,7 @@ import helpers
 from brainjax import InputError
 from brainjax.checkpoint import Checkpoints
 from brainjax.evaluation import evaluate
-from brainjax.training import experiment, logs, train
+from brainjax.training import experiment, logs, train, trained
 from brainjax.training.runner import Runner, restore_best
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -32,7 +32,7 @@ def cohort(tmp_path_factory):
 
 
 def run_train(config, workdir):
-  console = rich.console.Console(file=io.StringIO())
+  console = rich.console.Console(file=io.StringIO(), width=1000)
   train.train(config, workdir, console=console)
   return console.file.getvalue()
 
@@ -82,10 +82,9 @@ def test_log_holds_every_epoch(uninterrupted):
   assert all(np.isfinite(line["train/loss"]) for line in trained)
 
 
-@pytest.mark.parametrize("crash_at", [2, 7])
-def test_a_crash_and_a_restart_change_nothing(
-  cohort, tmp_path, monkeypatch, uninterrupted, crash_at
-):
+def run_with_a_crash(config, workdir, monkeypatch, crash_at):
+  """Trains, crashes before a step, and starts again."""
+
   class Crash(Exception):
     pass
 
@@ -97,13 +96,55 @@ def test_a_crash_and_a_restart_change_nothing(
         raise Crash
       yield batch
 
-  config = helpers.micro_config(cohort)
   with monkeypatch.context() as patch:
     patch.setattr(Runner, "training_batches", crashing)
     with pytest.raises(Crash):
-      run_train(config, tmp_path / "run")
-  run_train(config, tmp_path / "run")
+      run_train(config, workdir)
+  run_train(config, workdir)
+
+
+@pytest.mark.parametrize("crash_at", [2, 7])
+def test_a_crash_and_a_restart_change_nothing(
+  cohort, tmp_path, monkeypatch, uninterrupted, crash_at
+):
+  config = helpers.micro_config(cohort)
+  run_with_a_crash(config, tmp_path / "run", monkeypatch, crash_at)
   assert outcome(tmp_path / "run") == uninterrupted
+
+
+def test_average_and_schedule_survive_a_crash_and_the_average_answers(
+  cohort, tmp_path, monkeypatch
+):
+  config = helpers.micro_config(
+    cohort,
+    "train.epochs=2",
+    "train.log_every_steps=1",
+    "optimizer.schedule=cosine",
+    "optimizer.warmup_epochs=1",
+    "optimizer.clip=global_norm",
+    "optimizer.ema_decay=0.9",
+  )
+  run_train(config, tmp_path / "whole")
+  run_with_a_crash(config, tmp_path / "run", monkeypatch, crash_at=4)
+  assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+  rates = [
+    line["learning_rate"]
+    for line in log_without_times(tmp_path / "run")
+    if "learning_rate" in line
+  ]
+  # Three steps of warm-up, then down to a hundredth.
+  wanted = [1 / 3, 2 / 3, 1, 1, 0.01 + 0.99 / 2, 0.01]
+  np.testing.assert_allclose(rates, 1e-3 * np.array(wanted), rtol=1e-6)
+  runner = Runner(experiment.open_run(tmp_path / "run"))
+  restore_best(runner)
+  used = trained.load_trained(tmp_path / "run").variables["params"]
+  jax.tree.map(np.testing.assert_array_equal, used, runner.state.ema)
+  kernel = runner.state.params["classifier"]["kernel"]
+  assert np.abs(used["classifier"]["kernel"] - kernel).max() > 1e-5
+  subset = runner.experiment.subset("test")
+  scores = runner.score(subset)
+  runner.state = runner.state.replace(params=runner.state.ema)
+  np.testing.assert_array_equal(runner.score(subset), scores)
 
 
 def test_sigterm_saves_inside_an_epoch_and_continues(

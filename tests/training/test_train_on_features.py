@@ -187,7 +187,6 @@ def test_an_encoder_that_went_on_learning_is_not_taken(root, tmp_path):
   [
     "model.init_from=weights.npz",
     "model.attention.in_plane=distance",
-    "optimizer.encoder_rate=0.1",
     "train.objective=joint",
   ],
 )

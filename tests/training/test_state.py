@@ -1,0 +1,25 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from brainjax.training import state
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.99])
+def test_the_average_of_the_weights(decay):
+  rng = np.random.default_rng(0)
+  params = rng.normal(size=(30, 3)).astype(np.float32)
+  found, wanted = {"w": jnp.ones(3)}, np.ones(3)
+  average = jax.jit(state.average, static_argnums=2)
+  for t, weights in enumerate(params):
+    found = average(found, {"w": weights}, decay, jnp.int32(t))
+    d = min(decay, (1 + t) / (10 + t))
+    wanted = d * wanted + (1 - d) * weights
+    np.testing.assert_allclose(found["w"], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_answers():
+  fields = {"step": 0, "params": "now", "batch_stats": {}, "opt_state": ()}
+  assert state.TrainState(**fields).weights == "now"
+  assert state.AveragedState(**fields, ema="average").weights == "average"
