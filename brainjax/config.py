@@ -83,18 +83,48 @@ HEAD_DEFAULTS = {
   },
 }
 
+# "paper" is Table 2 of the source paper, decoded (see configs/paper.py); "sane"
+# goes further where anatomy allows. Pixels are those of a side of 128.
+AUGMENT_PRESETS = {
+  "none": {
+    "flip": False,
+    "rotation_degrees": 0.0,
+    "scale": 0.0,
+    "translation": 0.0,
+  },
+  "paper": {
+    "flip": True,
+    "rotation_degrees": 0.0,
+    "scale": 0.0,
+    "translation": 25 / 128,
+  },
+  "sane": {
+    "flip": True,
+    "rotation_degrees": 15.0,
+    "scale": 0.1,
+    "translation": 8 / 128,
+    "shear_degrees": 1.0,
+    "elastic_alpha": 7 / 128,
+    "elastic_sigma": 8 / 128,
+    "bias_field": 0.3,
+    "gamma": (0.7, 1.5),
+    "noise": 0.05,
+  },
+}
+
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the default configuration.
 
   Args:
     arg: Variants as `key=value`, joined by commas. `head=NAME` chooses the
-      sequence head with its default fields.
+      sequence head with its default fields, `augment=NAME` one of
+      `AUGMENT_PRESETS`.
 
   Raises:
-    InputError: `arg` names an unknown variant or head.
+    InputError: `arg` names an unknown variant, head or preset.
   """
-  variants = _parse_variants(arg, allowed=("head",))
+  variants = _parse_variants(arg, allowed=("head", "augment"))
   head = variants.get("head", "lstm")
   if head not in HEAD_DEFAULTS:
     raise InputError(
@@ -151,6 +181,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   augment.rotation_degrees = 10.0  # uniform in +-, in-plane
   augment.scale = 0.1  # uniform in 1 +- scale
   augment.translation = 0.05  # uniform in +-, fraction of the image side
+  augment.stretch = 0.0  # height against width, uniform in 1 +- stretch
+  augment.shear_degrees = 0.0  # uniform in +-, of rows and of columns
+  augment.perspective = 0.0  # scale at the edges, uniform in 1 +- perspective
+  augment.crop = 0.0  # window cut out, uniform in 1 - crop to 1 of a side
+  augment.elastic_alpha = 0.0  # largest displacement, fraction of the side
+  augment.elastic_sigma = 0.0625  # smoothness of that, fraction of the side
+  augment.fill_value = 0.0  # z-score outside the image; 0 is the background
+  augment.bias_field = 0.0  # largest logarithm of a field, uniform in 0 to it
+  augment.gamma = (1.0, 1.0)  # exponent of the intensity, uniform between
+  augment.noise = 0.0  # uniform in 0 to it, standard deviations of the brain
+  if "augment" in variants:
+    augment.update(_augment_preset(variants["augment"]))
 
   config.model = model = ml_collections.ConfigDict()
   model.encoder = ml_collections.ConfigDict()
@@ -346,6 +388,14 @@ def parse_classes(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
   if len(parsed) < 2:
     raise InputError("config.task.classes: name at least two classes")
   return parsed
+
+
+def _augment_preset(name: str) -> dict[str, Any]:
+  if name not in AUGMENT_PRESETS:
+    raise InputError(
+      f"augment={name}: no such preset; choose one of {list(AUGMENT_PRESETS)}"
+    )
+  return AUGMENT_PRESETS[name]
 
 
 def _parse_variants(arg: str, *, allowed: Sequence[str]) -> dict[str, str]:

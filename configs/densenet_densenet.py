@@ -16,7 +16,7 @@ from brainjax import config as config_lib
 
 
 def get_config(arg=""):
-  config = config_lib.get_config(arg or "head=densenet1d")
+  config = config_lib.get_config(f"head=densenet1d,{arg}")
   config.task.classes = (
     "meningioma: meningioma",
     "glioma: glioma",

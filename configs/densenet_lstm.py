@@ -15,7 +15,7 @@ from brainjax import config as config_lib
 
 
 def get_config(arg=""):
-  config = config_lib.get_config(arg or "head=lstm")
+  config = config_lib.get_config(f"head=lstm,{arg}")
   config.task.classes = (
     "meningioma: meningioma",
     "glioma: glioma",

@@ -27,15 +27,12 @@ from brainjax import config as config_lib
 
 
 def get_config(arg=""):
-  config = config_lib.get_config(arg or "head=lstm")
+  # Table 2 is the preset: RandXReflection 1, RandYReflection 0; Rand*Scale of 0
+  # and 1, where 0 would leave no image, is none, and Rand*Shear likewise;
+  # Rand*Translation is +-25 pixels in-plane; FillValue 0; no row of a rotation,
+  # though the text has one.
+  config = config_lib.get_config(f"head=lstm,augment=paper,{arg}")
   config.preparation.num_slices = 6  # text: six of each, equally spaced
-
-  # Table 2.
-  augment = config.augment
-  augment.flip = True  # RandXReflection 1; RandYReflection is 0
-  augment.rotation_degrees = 0.0  # there is no such row, though the text has it
-  augment.scale = 0.0  # Rand*Scale of 0 and 1: 0 would leave no image
-  augment.translation = 25 / 128  # Rand*Translation: +-25 pixels, in-plane
 
   # Table 3.
   optimizer = config.optimizer

@@ -54,6 +54,24 @@ def test_variant_chooses_the_head():
     config.get_config("hed=lstm")
 
 
+def test_variant_chooses_the_augmentation():
+  augment = config.get_config("augment=paper,head=mean").augment
+  assert augment.flip and augment.translation == 25 / 128
+  assert augment.rotation_degrees == augment.scale == augment.noise == 0
+  none = config.get_config("augment=none").augment.to_dict()
+  assert not any(none[key] for key in ("flip", "scale", "translation"))
+  assert config.get_config("augment=sane").augment.gamma == (0.7, 1.5)
+  with pytest.raises(InputError, match="augment=mild: no such preset"):
+    config.get_config("augment=mild")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=str)
+def test_a_variant_of_augmentation_leaves_the_head(path):
+  loaded = config.load_config(f"{path}:augment=none")
+  assert loaded.augment.rotation_degrees == 0
+  assert loaded.model.head == config.load_config(str(path)).model.head
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=str)
 def test_every_config_file_loads_and_is_locked(path):
   loaded = config.load_config(f"{path}:head=mean", ["train.seed=3"])

@@ -1,108 +1,264 @@
-"""Random flips and small in-plane affine maps, on the device.
+"""Random variation of the training scans, on the device.
 
-One draw a scan, applied to all its slices; the draw is a pure function of
-(key of the step, record index), so neither the batch nor the devices matter.
+One draw a scan, applied to all its slices: maps and a deformation, composed
+into one resampling (`warp.py`), then bias field and contrast (`appearance.py`)
+and noise. A draw is a pure function of (key of the step, record index), so
+neither the batch nor the devices matter.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from brainjax.training import appearance, warp
+
+# What a scan's key is split for. Order matters: whoever adds a name adds it at
+# the end, so that a run from before goes on with the same draws.
+_DRAWS = (
+  "rotation",
+  "scale",
+  "translation",
+  "flip",
+  "stretch",
+  "shear",
+  "perspective",
+  "crop",
+  "elastic",
+  "bias_field",
+  "gamma",
+  "noise",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class AugmentRanges:
-  """Ranges of the random draw.
+  """Ranges of the random draws, all uniform. What is off costs nothing.
+
+  Lengths are fractions of the image's longer side.
 
   Attributes:
     flip: Mirror left-right with probability one half.
-    rotation_degrees: Uniform in +-, in-plane.
-    scale: Uniform in 1 +- scale, isotropic in-plane.
-    translation: Uniform in +-, as a fraction of the image's side.
+    rotation_degrees: Angle in +-, in-plane.
+    scale: Things become larger by 1 +- scale.
+    translation: In +-, down and to the right.
+    stretch: Height against width, 1 +- stretch.
+    shear_degrees: Rows, and columns, lean by an angle in +-.
+    perspective: Scale at an edge against that at the centre, 1 +- perspective,
+      of either pair of edges.
+    crop: A window of 1 - crop to 1 of either side, anywhere on the image, is
+      shown at full size.
+    elastic_alpha: The largest displacement of a deformation, in 0 to this.
+    elastic_sigma: Standard deviation of the Gaussian that smooths it.
+    fill_value: z-score outside the image.
+    bias_field: The largest magnitude of a bias field's logarithm, in 0 to this.
+    gamma: From and to, exponents of the intensity.
+    noise: Standard deviation of normal noise, in 0 to this, in those of the
+      brain's intensity.
   """
 
   flip: bool
   rotation_degrees: float
   scale: float
   translation: float
+  # Off unless said, for the configs of runs from before these existed.
+  stretch: float = 0.0
+  shear_degrees: float = 0.0
+  perspective: float = 0.0
+  crop: float = 0.0
+  elastic_alpha: float = 0.0
+  elastic_sigma: float = 0.0625
+  fill_value: float = 0.0
+  bias_field: float = 0.0
+  gamma: tuple[float, float] = (1.0, 1.0)
+  noise: float = 0.0
+
+  @property
+  def moves(self) -> bool:
+    """Whether slices are resampled."""
+    return any(
+      (
+        *(self.flip, self.rotation_degrees, self.scale, self.translation),
+        *(self.stretch, self.shear_degrees, self.perspective, self.crop),
+        self.elastic_alpha,
+      )
+    )
+
+  @property
+  def bends(self) -> bool:
+    """Whether the contrast changes."""
+    return tuple(self.gamma) != (1, 1)
+
+  @property
+  def changes_anything(self) -> bool:
+    """Whether a scan can come out other than it was."""
+    return self.moves or self.bends or bool(self.bias_field or self.noise)
 
 
-def draw_maps(
-  key: jax.Array, record_index: jax.Array, ranges: AugmentRanges
+def vary_batch(
+  slices: jax.Array,
+  batch: Mapping[str, jax.Array],
+  key: jax.Array,
+  ranges: AugmentRanges,
 ) -> jax.Array:
-  """Draws one affine map a scan, from output to input pixels.
+  """Varies the scans of a batch.
+
+  Intensities of exactly 0, the background, stay exactly 0, and so do filler
+  slices and modalities that a scan lacks.
 
   Args:
+    slices: f32[G,N,H,W,C] z-scores.
+    batch: Whose slices they are; see `input/packing.py`.
     key: Key of the step.
-    record_index: i32[...] identifies the scan.
-    ranges: Of the draw. Static.
+    ranges: Of the draws. Static.
 
   Returns:
-    f32[...,2,3] acting on (row, column, 1) in units of the image's longer side,
-    with the origin at the image's centre.
+    f32[G,N,H,W,C].
   """
-  flat = jax.vmap(
-    lambda index: _draw_map(jax.random.fold_in(key, index), ranges)
-  )
-  maps = flat(record_index.reshape(-1))
-  return maps.reshape(*record_index.shape, 2, 3)
+  names = {"owner", "position", "length", "record_index", "present"}
+  facts = {name: batch[name] for name in names & batch.keys()}
+  # vmap over packs, not a reshape: a pack stays on its device.
+  return jax.vmap(lambda s, f: _vary_pack(s, f, key, ranges))(slices, facts)
 
 
-def warp_slices(slices: jax.Array, maps: jax.Array) -> jax.Array:
-  """Resamples each slice bilinearly; outside the image is 0.
+def draw_scan(
+  key: jax.Array, ranges: AugmentRanges, height: int, width: int
+) -> dict[str, Any]:
+  """Draws how one scan is varied; nothing of what is off.
 
   Args:
-    slices: f[N,H,W,C].
-    maps: f32[N,2,3] of `draw_maps`.
+    key: Of the scan.
+    ranges: Of the draws. Static.
+    height: H, pixels.
+    width: W, pixels.
 
   Returns:
-    f[N,H,W,C].
+    map: f32[3,3], see `warp.py`.
+    displacement: f32[2,H,W] along rows and columns, pixels.
+    bias: f32[K], see `appearance.EXPONENTS`.
+    gamma: f32[].
+    noise: f32[], its standard deviation; and `noise_key`, of the scan.
   """
+  keys = dict(zip(_DRAWS, jax.random.split(key, len(_DRAWS)), strict=True))
+  drawn = {}
+  if ranges.moves:
+    drawn["map"] = _draw_map(keys, ranges, height, width)
+  if ranges.elastic_alpha:
+    drawn["displacement"] = _draw_displacement(
+      keys["elastic"], ranges, height, width
+    )
+  if ranges.bias_field:
+    polynomial_key, size_key = jax.random.split(keys["bias_field"])
+    coefficients = _signed(polynomial_key, (len(appearance.EXPONENTS),))
+    size = ranges.bias_field * jax.random.uniform(size_key)
+    drawn["bias"] = size * appearance.normalise_polynomial(coefficients)
+  if ranges.bends:
+    low, high = ranges.gamma
+    drawn["gamma"] = jax.random.uniform(keys["gamma"], minval=low, maxval=high)
+  if ranges.noise:
+    drawn["noise_key"], size_key = jax.random.split(keys["noise"])
+    drawn["noise"] = ranges.noise * jax.random.uniform(size_key)
+  return drawn
+
+
+def _vary_pack(slices, facts, key, ranges):
+  """Varies f32[N,H,W,C] of one pack."""
   _, height, width, _ = slices.shape
-  side = max(height, width)
-  rows = (jnp.arange(height) - (height - 1) / 2) / side
-  columns = (jnp.arange(width) - (width - 1) / 2) / side
-  target = jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), axis=-1)
-  source = jnp.einsum("nij,hwj->nhwi", maps[:, :, :2], target)
-  source = (source + maps[:, None, None, :, 2]) * side
-  centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
-  source = source + centre[None, None, None]
-  return jax.vmap(_sample_bilinear)(slices, source)
+  owner, record_index = facts["owner"], facts["record_index"]
+  num_rows = len(record_index)
+  rows = jnp.minimum(owner, num_rows - 1)  # filler is 0 under every draw
+  drawn = jax.vmap(
+    lambda index: draw_scan(
+      jax.random.fold_in(key, index), ranges, height, width
+    )
+  )(record_index)
+  varied, coordinates = slices, None
+  if ranges.moves:
+    coordinates = warp.source_coordinates(drawn["map"], height, width)
+    if ranges.elastic_alpha:
+      coordinates += drawn["displacement"]
+    varied = warp.sample_slices(slices, coordinates, rows)
+  background = varied == 0
+  if ranges.bias_field or ranges.bends:
+    low, high = appearance.intensity_ranges(slices, owner, num_rows)
+    log_bias = None
+    if ranges.bias_field:
+      last = jnp.maximum(facts["length"][rows] - 1, 1)
+      places = jnp.clip(2 * facts["position"] / last - 1, -1, 1)
+      log_bias = appearance.log_bias_fields(
+        drawn["bias"][rows], places, height, width
+      )
+    varied = appearance.reshade(
+      varied,
+      low[rows],
+      high[rows],
+      log_bias=log_bias,
+      gamma=drawn["gamma"][rows] if ranges.bends else None,
+    )
+  if ranges.noise:
+    slice_keys = jax.vmap(jax.random.fold_in)(
+      drawn["noise_key"][rows], facts["position"]
+    )
+    noise = jax.vmap(lambda k: jax.random.normal(k, slices.shape[1:]))
+    size = drawn["noise"][rows][:, None, None, None]
+    varied += size * noise(slice_keys)
+  varied = jnp.where(background, 0, varied)
+  if ranges.fill_value and coordinates is not None:
+    outside = 1 - warp.coverage(coordinates)[rows][..., None]
+    there = (owner < num_rows)[:, None]
+    if "present" in facts:
+      there = facts["present"][owner]  # it has a row of zeros for filler
+    varied += ranges.fill_value * outside * there[:, None, None, :]
+  return varied
 
 
-def _draw_map(key: jax.Array, ranges: AugmentRanges) -> jax.Array:
-  keys = jax.random.split(key, 4)
+def _draw_map(keys, ranges, height, width) -> jax.Array:
+  """Returns f32[3,3]."""
+  one = jnp.ones(())
 
-  def signed(k, shape=()):
-    return jax.random.uniform(k, shape, minval=-1, maxval=1)
+  def within(limit, name, shape=()):
+    """Draws in +-limit; what is off is not even compiled."""
+    return limit * _signed(keys[name], shape) if limit else jnp.zeros(shape)
 
-  angle = jnp.deg2rad(ranges.rotation_degrees) * signed(keys[0])
-  zoom = 1 + ranges.scale * signed(keys[1])
-  shift = ranges.translation * signed(keys[2], (2,))
-  flip = ranges.flip & jax.random.bernoulli(keys[3])
-  mirror = jnp.where(flip, -1.0, 1.0)
-  cosine, sine = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
-  return jnp.array(
-    [
-      [cosine, -sine * mirror, shift[0]],
-      [sine, cosine * mirror, shift[1]],
-    ]
+  mirror, window_side, window_centre = one, one, jnp.zeros(2)
+  if ranges.flip:
+    mirror = jnp.where(jax.random.bernoulli(keys["flip"]), -1.0, 1.0)
+  if ranges.crop:
+    side_key, centre_key = jax.random.split(keys["crop"])
+    window_side = 1 - ranges.crop * jax.random.uniform(side_key)
+    free = (1 - window_side) / 2 / max(height, width)
+    window_centre = (
+      free * jnp.array([height, width]) * _signed(centre_key, (2,))
+    )
+  stretch = jnp.sqrt(1 + within(ranges.stretch, "stretch"))
+  return warp.compose_map(
+    angle=jnp.deg2rad(within(ranges.rotation_degrees, "rotation")),
+    shear=jnp.deg2rad(within(ranges.shear_degrees, "shear", (2,))),
+    scale=(1 + within(ranges.scale, "scale"))
+    * jnp.stack([stretch, 1 / stretch]),
+    mirror=mirror,
+    shift=within(ranges.translation, "translation", (2,)),
+    tilt=within(ranges.perspective, "perspective", (2,)),
+    window_side=window_side,
+    window_centre=window_centre,
   )
 
 
-def _sample_bilinear(image: jax.Array, source: jax.Array) -> jax.Array:
-  height, width, channels = image.shape
-  flat = image.reshape(height * width, channels)
-  low = jnp.floor(source).astype(jnp.int32)
-  fraction = (source - low).astype(image.dtype)
-  total = jnp.zeros_like(image)
-  for down in (0, 1):
-    for right in (0, 1):
-      row, column = low[..., 0] + down, low[..., 1] + right
-      inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-      weight = jnp.abs(1 - down - fraction[..., 0])
-      weight = weight * jnp.abs(1 - right - fraction[..., 1])
-      index = jnp.clip(row, 0, height - 1) * width
-      index = index + jnp.clip(column, 0, width - 1)
-      total += jnp.where(inside, weight, 0)[..., None] * flat[index]
-  return total
+def _draw_displacement(key, ranges, height, width) -> jax.Array:
+  """Returns f32[2,H,W], pixels."""
+  field_key, size_key = jax.random.split(key)
+  side = max(height, width)
+  sigma = ranges.elastic_sigma * side
+  margin = 2 * warp.field_margin(sigma)
+  noise = jax.random.normal(field_key, (2, height + margin, width + margin))
+  field = warp.smooth_field(noise, sigma)
+  largest = jnp.sqrt(jnp.max(jnp.sum(field**2, axis=0)))
+  size = ranges.elastic_alpha * side * jax.random.uniform(size_key)
+  return size * field / largest
+
+
+def _signed(key, shape=()) -> jax.Array:
+  """Draws f32, uniform in +-1."""
+  return jax.random.uniform(key, shape, minval=-1, maxval=1)

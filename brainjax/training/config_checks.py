@@ -63,6 +63,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       f"config.data.resident_gb={config.data.resident_gb}: give more than 0"
     )
   _check_optimizer(config)
+  _check_augment(config.augment)
 
 
 def positive_index(
@@ -165,4 +166,40 @@ def _check_optimizer(config: ml_collections.ConfigDict) -> None:
     raise InputError(
       f"config.optimizer.warmup_epochs={section.warmup_epochs}: give fewer than"
       f" config.train.epochs={config.train.epochs}"
+    )
+
+
+def _check_augment(augment: ml_collections.ConfigDict) -> None:
+  """Checks that every range is one that a scan survives."""
+  between = {
+    "rotation_degrees": (0, 180),
+    "scale": (0, 0.9),
+    "translation": (0, 1),
+    "stretch": (0, 0.9),
+    "shear_degrees": (0, 40),  # at 45 of both, all would fall on a line
+    "perspective": (0, 0.45),  # at 0.5 a corner would be infinitely far
+    "crop": (0, 0.9),
+    "elastic_alpha": (0, 0.5),
+    "elastic_sigma": (0.005, 0.5),
+    "fill_value": (-10, 10),
+    "bias_field": (0, 2),
+    "noise": (0, 5),
+  }
+  for name, (least, most) in between.items():
+    if not least <= augment[name] <= most:
+      raise InputError(
+        f"config.augment.{name}={augment[name]}: give a number from {least} to"
+        f" {most}"
+      )
+  gamma = augment.gamma
+  if len(gamma) != 2 or not all(
+    isinstance(value, int | float) and 0.1 <= value <= 10 for value in gamma
+  ):
+    raise InputError(
+      f"config.augment.gamma={gamma}: give two exponents from 0.1 to 10; 1"
+      " changes nothing"
+    )
+  if gamma[0] > gamma[1]:
+    raise InputError(
+      f"config.augment.gamma={gamma}: give the lower exponent first"
     )

@@ -44,7 +44,7 @@ class StepSettings:
     max_length: S, the longest sequence.
     scans_per_step: Divisor of the loss; scans a step has on average.
     class_weights: A weight a class, in the loss only.
-    augment: Ranges of the random maps; None to go without.
+    augment: Ranges of the random variation; None to go without.
     seed: Root of every random key.
     objective: One of `OBJECTIVES`.
     reconstruction_weights: Of the squared error beside the cross-entropy of
@@ -144,7 +144,7 @@ def make_train_step(
     )
     slices = dequantise(batch, settings.zero_code)
     if settings.augment is not None:
-      slices = _augment(slices, batch, augment_key, settings.augment)
+      slices = augment.vary_batch(slices, batch, augment_key, settings.augment)
 
     def loss_fn(params):
       params = rates_lib.stop_gradients(params, settings.rates)
@@ -239,19 +239,3 @@ def _loss_weights(batch: Batch, weight_of_class: jax.Array):
   label = batch["label"]
   known = batch["weight"] * (label >= 0)
   return known * weight_of_class[jnp.where(label >= 0, label, 0)], known
-
-
-def _augment(
-  slices: jax.Array,
-  batch: Batch,
-  key: jax.Array,
-  ranges: augment.AugmentRanges,
-) -> jax.Array:
-  maps = augment.draw_maps(key, batch["record_index"], ranges)
-  filler = jnp.zeros((maps.shape[0], 1, 2, 3), maps.dtype)
-  maps = jnp.concatenate([maps, filler], axis=1)
-  per_slice = jnp.take_along_axis(
-    maps, batch["owner"][:, :, None, None], axis=1
-  )
-  # vmap over packs, not a reshape: a pack stays on its device.
-  return jax.vmap(augment.warp_slices)(slices, per_slice)

@@ -128,6 +128,10 @@ def test_packs_of_the_first_start_stay(cohort, tmp_path):
     ("model.head.readout=first", "config.model: .*readout"),
     ("model.head.num_layers=0", "config.model: .*num_layers"),
     ("model.head.budget=3", "config.model: .*budget"),
+    ("augment.scale=1.0", "config.augment.scale=1.0: .* from 0 to 0.9"),
+    ("augment.noise=-0.1", "config.augment.noise=-0.1: .* from 0 to 5"),
+    ("augment.gamma=(0.7,)", "config.augment.gamma=.*two exponents"),
+    ("augment.gamma=(1.5, 0.7)", "config.augment.gamma=.*lower exponent first"),
   ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_nothing(
