@@ -200,6 +200,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   # | "densenet201" | "densenet161"
   model.encoder.preset = "small"  # layers and channels
   model.encoder.statistics = "batch"  # or "pack", "frozen": what BatchNorm uses
+  model.encoder.residuals = "fast"  # or "small": less memory, more time
+  # Slices of a pack encoded at a time, for volumes that do not fit; each chunk
+  # has its own BatchNorm statistics. 0 = all.
+  model.encoder.chunk_slices = 0
   model.init_from = ""  # workdir, or file of weights; "" = from scratch
   model.head = ml_collections.ConfigDict({"name": head})
   model.head.projection = 0  # features embeddings are first reduced to; 0 = no
@@ -246,6 +250,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   train.anneal_epochs = 20  # from the first to the last, linearly
   train.patience_epochs = 15  # without a lower validation loss; 0 = never stop
   train.class_weights = "inverse"  # "inverse" | "none"
+  train.accumulation = 1  # parts of a step, one after another, each G / parts
   train.log_every_steps = 10  # and at the end of every epoch
 
   config.checkpoint = checkpoint = ml_collections.ConfigDict()
@@ -254,6 +259,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   config.mesh = mesh = ml_collections.ConfigDict()
   mesh.devices = config_dict.placeholder(int)  # unset = all that jax sees
+  mesh.slice_devices = 1  # of them, that share the slices of a pack
+  mesh.parallelism = "jit"  # | "pmap": one process, whole packs
 
   config.eval = evaluation = ml_collections.ConfigDict()
   evaluation.resamples = 2000  # bootstrap resamples of an interval

@@ -26,14 +26,16 @@ def training_rows(
   shape: plan_lib.PackShape,
   *,
   seed: int,
+  packs: np.ndarray,
 ) -> RowsOf:
-  """Returns the order: a function from a step to i32[G,B] record indices.
+  """Returns the order: a function from a step to i32[g,B] record indices.
 
   Args:
     lengths: i32[R] slices of each record.
     subset: i64[T] record indices of the training split.
     shape: What `plan_shape` returned for the lengths of `subset`.
     seed: Of the order.
+    packs: i64[g], which of the G packs of a step this process reads.
   """
 
   # Two: while one epoch ends, batches of the next are already being read.
@@ -44,7 +46,7 @@ def training_rows(
 
   def rows_of(step: int) -> np.ndarray:
     epoch, place = divmod(step, shape.steps_per_epoch)
-    return plan_of(epoch)[place]
+    return plan_of(epoch)[place, packs]
 
   return rows_of
 
@@ -100,6 +102,7 @@ def evaluation_batches(
   labels: np.ndarray,
   shape: plan_lib.PackShape,
   *,
+  packs: np.ndarray,
   read_threads: int,
   prefetch_steps: int,
   put: Put,
@@ -111,12 +114,13 @@ def evaluation_batches(
     subset: i64[T] record indices.
     labels: i32[R] class index of each record, -1 = unknown.
     shape: Of a batch, as in training.
+    packs: i64[g], which packs of a batch this process reads.
     read_threads: Batches being read at a time, a thread each.
     prefetch_steps: Batches kept ready besides.
     put: The one crossing: host batch to device batch. Threads call it.
   """
   plan = plan_lib.evaluation_plan(record_set.lengths[subset], shape)
-  rows = _record_indices(plan, subset)
+  rows = _record_indices(plan, subset)[:, packs]
   load = _loader(rows.__getitem__, record_set, labels, shape, put)
   return read_ahead(range(len(rows)), load, read_threads, prefetch_steps)
 

@@ -26,6 +26,8 @@ class Decoder(nn.Module):
     code_channels: Channels of the code, all that the decoder knows of a slice.
     widths: Channels after each enlargement. There may be more than are
       needed: the last ones are used.
+    axis_name: Of a mapped axis (pmap, shard_map) that shares its batch
+      statistics.
 
   Source: the auto-encoder of Zhou et al. 2018, whose text does not give the
     decoder; resize and convolve after Odena et al. 2016 (doi
@@ -35,6 +37,7 @@ class Decoder(nn.Module):
 
   code_channels: int
   widths: Sequence[int]
+  axis_name: str | None = None
 
   @nn.compact
   def __call__(
@@ -109,7 +112,9 @@ class Decoder(nn.Module):
     if not train:
       given = jax.tree.map(lambda average: average[None], running.value)
       return batch_norm.normalise(x, given, norm, weight)
-    seen = batch_norm.batch_statistics(x, weight, groups=groups)
+    seen = batch_norm.batch_statistics(
+      x, weight, groups=groups, axis_name=self.axis_name
+    )
     if not self.is_initializing():
       running.value = batch_norm.update_running(running.value, seen, weight)
     return batch_norm.normalise(x, seen, norm, weight)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from brainjax.models.autoencoder import Decoder
 from brainjax.models.classifier import STATISTICS, Classifier
+from brainjax.models.dense_block import RESIDUALS
 from brainjax.models.densenet import PRESETS, DenseNet
 from brainjax.models.distance_attention import IN_PLANE, SliceAttention
 from brainjax.models.features import Features
@@ -28,6 +29,8 @@ def build_classifier(
   in_plane: str = "none",
   slice_axis: str = "none",
   num_features: int | None = None,
+  residuals: str = "fast",
+  axis_name: str | None = None,
 ) -> Classifier:
   """Builds a classifier; its parameters are f32 whatever `dtype` is.
 
@@ -44,6 +47,10 @@ def build_classifier(
     slice_axis: Attention to slices before the head, "distance" or "none".
     num_features: D, if slices come as features, which need no encoder; None,
       if they come as images.
+    residuals: What dense blocks keep for their backward pass, one of
+      `dense_block.RESIDUALS`; changes memory and speed alone.
+    axis_name: Of a mapped axis (pmap, shard_map) that shares batch statistics,
+      unless each pack has its own.
 
   Raises:
     ValueError: A name is unknown; the message lists the choices. Or a field
@@ -52,10 +59,18 @@ def build_classifier(
   _check("encoder preset", preset, PRESETS)
   _check("BatchNorm statistics", statistics, STATISTICS)
   _check("dtype", dtype, DTYPES)
+  _check("residuals", residuals, RESIDUALS)
   _check("in-plane attention", in_plane, ("none", *IN_PLANE))
   _check("attention along the slice axis", slice_axis, SLICE_AXIS)
+  # A pack is never spread over such an axis.
+  shared = axis_name if statistics == "batch" else None
   if num_features is None:
-    encoder = DenseNet(**PRESETS[preset], dtype=jnp.dtype(dtype))
+    encoder = DenseNet(
+      **PRESETS[preset],
+      dtype=jnp.dtype(dtype),
+      residuals=residuals,
+      axis_name=shared,
+    )
   elif in_plane != "none":
     raise ValueError(
       f"in-plane attention {in_plane!r} weighs places of a feature map, and"
@@ -69,7 +84,7 @@ def build_classifier(
     num_classes=num_classes,
     dropout=dropout,
     statistics=statistics,
-    decoder=None if decoder is None else Decoder(**decoder),
+    decoder=None if decoder is None else Decoder(**decoder, axis_name=shared),
     in_plane=None if in_plane == "none" else IN_PLANE[in_plane](),
     slice_axis=None if slice_axis == "none" else SliceAttention(),
   )

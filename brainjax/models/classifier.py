@@ -57,6 +57,7 @@ class Classifier(nn.Module):
     num_rows: int,
     max_length: int,
     train: bool,
+    row_ids: jax.Array | None = None,
   ) -> jax.Array:
     """Classifies every scan of every pack.
 
@@ -73,6 +74,8 @@ class Classifier(nn.Module):
       num_rows: Scans B of a pack. Static.
       max_length: Slices S of the longest scan. Static.
       train: Use batch statistics and dropout. Static: a change recompiles.
+      row_ids: i32[G,B], from which a row's dropout is drawn, so that it does
+        not matter where in a batch a scan stands; by default its place.
 
     Returns:
       f32[G,B,K] logits; a row that owns no slice gets those of zero features.
@@ -83,8 +86,15 @@ class Classifier(nn.Module):
       packs=len(owner),
       train=train,
     )
-    return self._classify_packed(
-      z, owner, position, positions_mm, num_rows, max_length, train
+    return self.classify_packed(
+      z,
+      owner,
+      position,
+      positions_mm,
+      num_rows=num_rows,
+      max_length=max_length,
+      train=train,
+      row_ids=row_ids,
     )
 
   def reconstruct(
@@ -97,13 +107,14 @@ class Classifier(nn.Module):
     num_rows: int,
     max_length: int,
     train: bool,
+    row_ids: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """Draws every slice from its code; arguments are those of a call.
 
     Returns:
       f32[G,N,H,W,C] intensities, and f32[G,N,D] embeddings.
     """
-    del position, positions_mm, max_length
+    del position, positions_mm, max_length, row_ids
     maps, drawn = self._describe_and_draw(slices, owner < num_rows, train)
     return drawn, pool_maps(maps).reshape(*owner.shape, -1)
 
@@ -117,6 +128,7 @@ class Classifier(nn.Module):
     num_rows: int,
     max_length: int,
     train: bool,
+    row_ids: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """Does both, and encodes once; arguments are those of a call.
 
@@ -125,14 +137,15 @@ class Classifier(nn.Module):
     """
     maps, drawn = self._describe_and_draw(slices, owner < num_rows, train)
     weight = (owner < num_rows).reshape(-1).astype(jnp.float32)
-    logits = self._classify_packed(
+    logits = self.classify_packed(
       self._pool(maps, _end_to_end(slices), weight),
       owner,
       position,
       positions_mm,
-      num_rows,
-      max_length,
-      train,
+      num_rows=num_rows,
+      max_length=max_length,
+      train=train,
+      row_ids=row_ids,
     )
     return logits, drawn
 
@@ -168,6 +181,7 @@ class Classifier(nn.Module):
     positions_mm: jax.Array,
     *,
     train: bool,
+    row_ids: jax.Array | None = None,
   ) -> jax.Array:
     """Classifies sequences of slice embeddings.
 
@@ -176,6 +190,7 @@ class Classifier(nn.Module):
       mask: bool[R,S], True where a slice is; the others change nothing.
       positions_mm: f[R,S] along the slice axis, millimetres.
       train: Use dropout. Static.
+      row_ids: i32[R], from which a row's dropout is drawn; its place if None.
 
     Returns:
       f32[R,K] logits.
@@ -184,7 +199,9 @@ class Classifier(nn.Module):
       z, weights = self.slice_axis(z, mask, positions_mm)
       self.sow("intermediates", "slice_weights", {"slice_axis": weights})
     features = self.head(z, mask, positions_mm, train=train)
-    features = nn.Dropout(self.dropout, deterministic=not train)(features)
+    if train and self.dropout:
+      rows = jnp.arange(len(z)) if row_ids is None else row_ids
+      features = _drop(features, self.dropout, self.make_rng("dropout"), rows)
     logits = nn.Dense(self.num_classes, name="classifier")(features)
     return logits.astype(jnp.float32)
 
@@ -219,10 +236,22 @@ class Classifier(nn.Module):
   def _groups(self, packs: int) -> int:
     return packs if self.statistics == "pack" else 1
 
-  def _classify_packed(
-    self, z, owner, position, positions_mm, num_rows, max_length, train
+  def classify_packed(
+    self,
+    z: jax.Array,
+    owner: jax.Array,
+    position: jax.Array,
+    positions_mm: jax.Array,
+    *,
+    num_rows: int,
+    max_length: int,
+    train: bool,
+    row_ids: jax.Array | None = None,
   ) -> jax.Array:
-    """Sorts f[G*N,D] embeddings into sequences and classifies those."""
+    """Sorts f[G*N,D] embeddings into sequences and classifies those.
+
+    The other arguments, and what is returned, are those of a call.
+    """
     packs, num_slices = owner.shape
 
     @jax.vmap
@@ -245,6 +274,7 @@ class Classifier(nn.Module):
       rows(owner < num_rows),
       rows(positions_mm),
       train=train,
+      row_ids=None if row_ids is None else row_ids.reshape(-1),
     )
     return logits.reshape(packs, num_rows, -1)
 
@@ -264,6 +294,17 @@ def attention_weights(
     if path[-1] == name:
       found |= value
   return found
+
+
+def _drop(
+  features: jax.Array, rate: float, key: jax.Array, row_ids: jax.Array
+) -> jax.Array:
+  """Drops features of f[R,F], each row by a key of its own."""
+  keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(row_ids)
+  kept = jax.vmap(
+    lambda k: jax.random.bernoulli(k, 1 - rate, features.shape[1:])
+  )(keys)
+  return jnp.where(kept, features / (1 - rate), 0)
 
 
 def _end_to_end(slices: jax.Array) -> jax.Array:

@@ -79,6 +79,10 @@ class DenseNet(nn.Module):
     num_init_features: Channels of the stem.
     dtype: Of the computation; statistics and the embedding are at least f32.
     param_dtype: Of the parameters and the running averages.
+    residuals: What a dense block keeps for its backward pass, "fast" or
+      "small"; see `dense_block.py`.
+    axis_name: Of a mapped axis (pmap, shard_map) that shares its batch
+      statistics.
 
   Source: Huang et al. 2017, arXiv:1608.06993, Table 1.
   Differs: statistics are computed once per channel, and a transition pools
@@ -90,6 +94,8 @@ class DenseNet(nn.Module):
   num_init_features: int
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  residuals: str = "fast"
+  axis_name: str | None = None
 
   @property
   def num_features(self) -> int:
@@ -177,7 +183,9 @@ class DenseNet(nn.Module):
     x = block.convolve(x.astype(self.dtype), conv0["kernel"], stride=2)
     norm0 = norm_params("norm0", init_norm, features)
     if train:
-      batch = batch_norm.batch_statistics(x, weight, groups=groups)
+      batch = batch_norm.batch_statistics(
+        x, weight, groups=groups, axis_name=self.axis_name
+      )
       statistics["norm0"] = batch
     x = batch_norm.normalise(x, statistics["norm0"], norm0, weight)
     x = image_pooling.max_pool(x)
@@ -190,7 +198,14 @@ class DenseNet(nn.Module):
       names = [f"denselayer{i}" for i in range(1, num_layers + 1)]
       ordered = [layers[layer] for layer in names]
       if train:
-        x, batch, seen = block.dense_block(x, ordered, weight, groups=groups)
+        x, batch, seen = block.dense_block(
+          x,
+          ordered,
+          weight,
+          groups=groups,
+          residuals=self.residuals,
+          axis_name=self.axis_name,
+        )
         statistics[name] = dict(zip(names, seen, strict=True))
       else:
         given = [statistics[name][layer] for layer in names]

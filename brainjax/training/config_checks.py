@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import ml_collections
 
 from brainjax import InputError
 from brainjax import config as config_lib
 from brainjax.input import resident
-from brainjax.models import classifier, densenet, heads
-from brainjax.training import optimizer, rates, schedule
+from brainjax.models import classifier, dense_block, densenet, heads
+from brainjax.training import optimizer, rates, schedule, sharding
 from brainjax.training.step import OBJECTIVES
 
 
@@ -31,6 +32,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     "train.class_weights": ("inverse", "none"),
     "data.mode": resident.MODES,
     "train.objective": tuple(OBJECTIVES),
+    "model.encoder.residuals": dense_block.RESIDUALS,
+    "mesh.parallelism": sharding.PARALLELISM,
   }
   at_least = {
     "train.epochs": 1,
@@ -41,6 +44,9 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     "optimizer.weight_decay": 0,
     "optimizer.warmup_epochs": 0,
     "optimizer.final_rate": 0,
+    "train.accumulation": 1,
+    "model.encoder.chunk_slices": 0,
+    "mesh.slice_devices": 1,
     "model.decoder.code_channels": 1,
     "checkpoint.every_epochs": 1,
     "checkpoint.keep": 1,
@@ -82,6 +88,74 @@ def positive_index(
       f" classes {list(classes)}"
     )
   return classes.index(config.task.positive)
+
+
+def check_division(config: ml_collections.ConfigDict, num_devices: int) -> None:
+  """Checks that packs divide among parts and devices.
+
+  Args:
+    config: With `data.packs` set.
+    num_devices: Among how many packs are dealt.
+
+  Raises:
+    InputError: They do not, or something does not go with it.
+  """
+  packs, parts = config.data.packs, config.train.accumulation
+  if packs % (num_devices * parts):
+    among = f"{num_devices} devices"
+    if parts > 1:
+      among = f"{parts} parts (config.train.accumulation) of {among} each"
+    raise InputError(
+      f"config.data.packs={packs}: does not divide among {among}; set it to a"
+      f" multiple of {num_devices * parts}, or config.mesh.devices to one of"
+      " its divisors"
+    )
+  # With more, XLA would gather the images and encode them on each device.
+  if config.mesh.slice_devices > 1 and packs != num_devices * parts:
+    raise InputError(
+      f"config.mesh.slice_devices={config.mesh.slice_devices}: each group of"
+      f" devices that share slices works on one pack at a time; set"
+      f" config.data.packs to {num_devices * parts}, or"
+      " config.train.accumulation to more parts"
+    )
+  chunk = config.model.encoder.chunk_slices
+  for name, value, asked in (
+    ("train.accumulation", parts, parts > 1),
+    ("model.encoder.chunk_slices", chunk, chunk > 0),
+  ):
+    if asked and config.model.encoder.statistics == "batch":
+      raise InputError(
+        f"config.{name}={value}: a part knows no statistics of the whole batch;"
+        " set config.model.encoder.statistics to 'pack' or 'frozen'"
+      )
+  if chunk and config.train.objective != "classify":
+    raise InputError(
+      f"config.model.encoder.chunk_slices={chunk}: only for"
+      " config.train.objective='classify'; set it to 0, and"
+      " config.data.pack_slices or config.train.accumulation instead"
+    )
+  if config.mesh.parallelism == "pmap" and (
+    config.mesh.slice_devices > 1 or jax.process_count() > 1
+  ):
+    raise InputError(
+      "config.mesh.parallelism='pmap': only for one process, and whole packs"
+      " (config.mesh.slice_devices=1); 'jit' does it all"
+    )
+
+
+def check_chunks(config: ml_collections.ConfigDict, pack_slices: int) -> None:
+  """Checks that the slices of a pack divide into chunks and among devices.
+
+  Raises:
+    InputError: They do not.
+  """
+  for name in ("model.encoder.chunk_slices", "mesh.slice_devices"):
+    value = config_lib.leaf_fields(config)[name]
+    if value and pack_slices % value:
+      raise InputError(
+        f"config.{name}={value}: does not divide the {pack_slices} slices of a"
+        " pack; choose one that does, or set config.data.pack_slices"
+      )
 
 
 def take_features(

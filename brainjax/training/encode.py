@@ -133,6 +133,7 @@ def encode_scans(
     subset,
     np.full(len(lengths), -1, np.int32),
     shape,
+    packs=np.arange(packs),
     read_threads=data.read_threads,
     prefetch_steps=data.prefetch_steps,
     put=sharding.batch_putter(mesh),

@@ -23,6 +23,8 @@ from brainjax.training import (
   config_checks,
   losses,
   optimizer,
+  processes,
+  sharding,
   starting_point,
   trained,
 )
@@ -126,7 +128,11 @@ class Experiment:
   ) -> tuple[Classifier, optax.GradientTransformation, StepSettings]:
     """Returns the model, the optimizer and the facts of the step."""
     config, features = self.config, self.record_set.num_features
-    model = trained.build_model(config.model, len(self.classes), features)
+    mapped = config.mesh.parallelism == "pmap"
+    axis_name = sharding.DATA_AXIS if mapped else None
+    model = trained.build_model(
+      config.model, len(self.classes), features, axis_name
+    )
     settings = StepSettings(
       zero_code=records.ZERO_CODES[self.record_set.dtype],
       num_rows=self.shape.rows,
@@ -140,6 +146,10 @@ class Experiment:
       anneal_steps=config.train.anneal_epochs * self.shape.steps_per_epoch,
       rates=self.rates,
       ema_decay=config.optimizer.ema_decay,
+      accumulation=config.train.accumulation,
+      chunk_slices=config.model.encoder.chunk_slices,
+      unroll=jax.default_backend() == "cpu",
+      axis_name=axis_name,
     )
     rule = optimizer.from_config(config.optimizer, self.schedule)
     return model, rule, settings
@@ -194,7 +204,7 @@ def resolve(
   Args:
     config: As the user gave it.
     workdir: Folder of the run; made if absent.
-    num_devices: Devices of the data axis.
+    num_devices: Among how many packs are dealt.
 
   Raises:
     InputError: A field is wrong, does not fit the records, or differs from
@@ -221,12 +231,7 @@ def resolve(
     config.model.init_from = str(init_from)
   if config.data.packs is None:
     config.data.packs = num_devices
-  if config.data.packs % num_devices:
-    raise InputError(
-      f"config.data.packs={config.data.packs}: does not divide among"
-      f" {num_devices} devices; set it to a multiple of {num_devices}, or"
-      " config.mesh.devices to one of its divisors"
-    )
+  config_checks.check_division(config, num_devices)
   record_set = records.RecordSet(config.data.records)
   encoder = record_set.encoder
   if encoder is not None:
@@ -243,6 +248,7 @@ def resolve(
     )
   classes = tuple(config_lib.parse_classes(config.task.classes))
   experiment = _derive(config, workdir, record_set, classes, scans)
+  config_checks.check_chunks(config, experiment.shape.slices)
   _ = experiment.positive  # which refuses a binary task without one
   scans_lib.check_splits(scans, classes, experiment.objective)
   try:
@@ -253,17 +259,19 @@ def resolve(
   if config.model.init_from and not config_file.is_file():
     experiment.read_starting_point()  # which refuses one that does not fit
 
-  workdir.mkdir(parents=True, exist_ok=True)
   splits_file = workdir / "splits.csv"
-  if splits_file.is_file():
-    if workdir_lib.read_scans(splits_file) != scans:
-      raise InputError(
-        f"{splits_file}: the records now give other splits than this run"
-        " began with; choose another --workdir"
-      )
-  else:
-    records.write_csv(splits_file, workdir_lib.SPLIT_COLUMNS, scans)
-  records.write_text(config_file, config_lib.to_json(config))
+  if splits_file.is_file() and workdir_lib.read_scans(splits_file) != scans:
+    raise InputError(
+      f"{splits_file}: the records now give other splits than this run"
+      " began with; choose another --workdir"
+    )
+  processes.wait_for_all("config read")  # before it changes
+  if processes.is_first():
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not splits_file.is_file():
+      records.write_csv(splits_file, workdir_lib.SPLIT_COLUMNS, scans)
+    records.write_text(config_file, config_lib.to_json(config))
+  processes.wait_for_all("config written")
   return experiment
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from brainjax.checkpoint import Checkpoints
 from brainjax.input import packing, pipeline, resident
 from brainjax.training import experiment as experiment_lib
-from brainjax.training import inference, sharding, trained
+from brainjax.training import inference, processes, sharding, trained
 from brainjax.training import step as step_lib
 from brainjax.training.state import AveragedState
 
@@ -28,11 +28,8 @@ class Runner:
     """Builds the model and its first state."""
     self.experiment = experiment
     model, optimizer, self._settings = experiment.build()
-    # A run may be used on a machine with other devices than it began on.
-    num_devices, asked = jax.device_count(), experiment.config.mesh.devices
-    if asked is None or asked > num_devices:
-      asked = math.gcd(num_devices, experiment.shape.packs)
-    self._mesh = sharding.make_mesh(asked)
+    self._mesh = _mesh_of(experiment)
+    self._packs = sharding.local_packs(self._mesh, experiment.shape.packs)
     self._put = sharding.batch_putter(self._mesh)
     self._model, self._optimizer = model, optimizer
     everywhere = sharding.replicated(self._mesh)
@@ -80,11 +77,10 @@ class Runner:
   @functools.cached_property
   def train_step(self) -> jax.stages.Compiled:
     """The compiled training step; it never compiles again."""
-    everywhere = sharding.replicated(self._mesh)
-    step = jax.jit(
+    step = sharding.parallelise(
       step_lib.make_train_step(self._model, self._optimizer, self._settings),
-      donate_argnums=0,
-      out_shardings=(everywhere, everywhere),
+      self._mesh,
+      self.experiment.config.mesh.parallelism,
     )
     return step.lower(self.state, self._example).compile()
 
@@ -109,7 +105,7 @@ class Runner:
       )
       if data.resident_gb is None
       else data.resident_gb * 1e9,
-      num_devices=self._mesh.size,
+      num_devices=sharding.data_devices(self._mesh),
       num_processes=jax.process_count(),
     )
 
@@ -135,6 +131,7 @@ class Runner:
       subset,
       experiment.shape,
       seed=experiment.config.train.seed,
+      packs=self._packs,
     )
     source = record_set, rows_of, experiment.targets, experiment.shape
     steps = {"first_step": first_step, "num_steps": num_steps}
@@ -150,7 +147,7 @@ class Runner:
     rows, scans = resident.load(
       record_set,
       subset,
-      multiple_of=self._mesh.size,
+      multiple_of=sharding.data_devices(self._mesh),
       read_threads=data.read_threads,
     )
     return resident.training_batches(
@@ -178,7 +175,7 @@ class Runner:
       for batch in self._evaluation_batches(subset)
     ]
     found = {}
-    for record_index, log_probabilities in jax.device_get(outputs):
+    for record_index, log_probabilities in processes.fetch(outputs):
       for index, row in zip(
         record_index.ravel(),
         log_probabilities.reshape(-1, log_probabilities.shape[-1]),
@@ -233,8 +230,9 @@ class Runner:
     """Sorts what a step says of slices, f[G,N,...] by name, by their scans."""
     step = jax.jit(step, out_shardings=sharding.over_packs(self._mesh))
     for batch in self._evaluation_batches(subset):
-      outputs = jax.device_get(step(self.state, batch))
-      owner, indices = jax.device_get((batch["owner"], batch["record_index"]))
+      outputs, owner, indices = processes.fetch(
+        (step(self.state, batch), batch["owner"], batch["record_index"])
+      )
       for pack, row in np.argwhere(indices >= 0):
         # The slices of a scan lie in order; see `packing.pack_batch`.
         slots = owner[pack] == row
@@ -251,6 +249,7 @@ class Runner:
       subset,
       experiment.targets,
       experiment.shape,
+      packs=self._packs,
       read_threads=experiment.config.data.read_threads,
       prefetch_steps=experiment.config.data.prefetch_steps,
       put=self._put,
@@ -259,13 +258,30 @@ class Runner:
   def _empty_batch(self) -> dict[str, np.ndarray]:
     experiment, shape = self.experiment, self.experiment.shape
     return packing.pack_batch(
-      np.full((shape.packs, shape.rows), -1, np.int32),
+      np.full((len(self._packs), shape.rows), -1, np.int32),
       experiment.record_set.__getitem__,
       experiment.targets,
       shape,
       slice_shape=experiment.record_set.slice_shape,
       dtype=experiment.record_set.dtype,
     )
+
+
+def _mesh_of(experiment: experiment_lib.Experiment) -> jax.sharding.Mesh:
+  """Returns the run's mesh, or what there is of it on this machine.
+
+  A run may be used on a machine with other devices than it began on.
+  """
+  asked = experiment.config.mesh
+  num_devices, slice_devices = jax.device_count(), asked.slice_devices
+  wanted = num_devices if asked.devices is None else asked.devices
+  packs = experiment.shape.packs // experiment.config.train.accumulation
+  if wanted <= num_devices and (
+    packs * slice_devices == wanted
+    or (slice_devices == 1 and packs % wanted == 0)
+  ):
+    return sharding.make_mesh(wanted, slice_devices)
+  return sharding.make_mesh(math.gcd(num_devices, packs))
 
 
 def restore_best(runner: Runner) -> int:

@@ -8,6 +8,7 @@ all it takes to continue a run exactly.
 """
 
 import dataclasses
+import functools
 import types
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,7 +18,7 @@ import optax
 
 from brainjax.models import autoencoder
 from brainjax.models.classifier import Classifier
-from brainjax.training import augment, losses
+from brainjax.training import augment, losses, microbatch
 from brainjax.training import rates as rates_lib
 from brainjax.training.state import AveragedState, TrainState, average
 
@@ -52,6 +53,10 @@ class StepSettings:
     anneal_steps: Steps from the one to the other, in a straight line.
     rates: Of the optimizer; no gradient reaches what has the factor 0.
     ema_decay: Of the running average of the parameters; 0 to go without.
+    accumulation: Parts in which packs are worked on, one after another.
+    chunk_slices: Slices of a pack that are encoded at a time; 0 = all.
+    unroll: Whether loops over parts and chunks are unrolled.
+    axis_name: Of a mapped axis (pmap) that the packs are dealt over.
   """
 
   zero_code: int
@@ -66,6 +71,10 @@ class StepSettings:
   anneal_steps: int = 0
   rates: rates_lib.Rates = ()
   ema_decay: float = 0.0
+  accumulation: int = 1
+  chunk_slices: int = 0
+  unroll: bool = False
+  axis_name: str | None = None
 
 
 def init_state(
@@ -137,7 +146,36 @@ def make_train_step(
       weight = first + (last - first) * done
     return loss + weight * errors, metrics | {"reconstruction": errors}
 
-  def train_step(state: TrainState, batch: Batch):
+  def apply(params, batch_stats, slices, batch, dropout_key):
+    """Returns what the objective asks of the model, and running averages."""
+    variables = {"params": params, "batch_stats": batch_stats}
+    method = OBJECTIVES[settings.objective]
+    if settings.chunk_slices:
+      slices, batch_stats = microbatch.encode_in_chunks(
+        model,
+        variables,
+        slices,
+        batch["owner"] < settings.num_rows,
+        chunk_slices=settings.chunk_slices,
+        unroll=settings.unroll,
+      )
+      method = "classify_packed"
+    outputs, updated = model.apply(
+      variables,
+      slices,
+      *model_inputs(batch),
+      num_rows=settings.num_rows,
+      max_length=settings.max_length,
+      train=True,
+      row_ids=batch["record_index"],
+      mutable=["batch_stats"],
+      rngs={"dropout": dropout_key},
+      method=method,
+    )
+    return outputs, updated.get("batch_stats", batch_stats)
+
+  def sums_of(state: TrainState, batch: Batch):
+    """Returns of packs the gradient, metrics, and how averages are moved."""
     root = jax.random.key(settings.seed)
     augment_key, dropout_key = jax.random.split(
       jax.random.fold_in(root, state.step)
@@ -148,23 +186,34 @@ def make_train_step(
 
     def loss_fn(params):
       params = rates_lib.stop_gradients(params, settings.rates)
-      outputs, updated = model.apply(
-        {"params": params, "batch_stats": state.batch_stats},
-        slices,
-        *model_inputs(batch),
-        num_rows=settings.num_rows,
-        max_length=settings.max_length,
-        train=True,
-        mutable=["batch_stats"],
-        rngs={"dropout": dropout_key},
-        method=OBJECTIVES[settings.objective],
+      outputs, batch_stats = apply(
+        params, state.batch_stats, slices, batch, dropout_key
       )
       loss, metrics = loss_of(outputs, slices, batch, state.step)
-      batch_stats = updated.get("batch_stats", {})
       return loss / settings.scans_per_step, (metrics, batch_stats)
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
       state.params
+    )
+    num_slices = jnp.sum(batch["length"]).astype(jnp.float32)
+    metrics |= {"scans": jnp.sum(batch["weight"]), "slices": num_slices}
+    moves = microbatch.weighted_moves(
+      state.batch_stats, batch_stats, num_slices
+    )
+    return grads, metrics, moves
+
+  def train_step(state: TrainState, batch: Batch):
+    sums = microbatch.sum_over_parts(
+      functools.partial(sums_of, state),
+      batch,
+      settings.accumulation,
+      unroll=settings.unroll,
+    )
+    if settings.axis_name is not None:
+      sums = jax.lax.psum(sums, settings.axis_name)
+    grads, metrics, moves = sums
+    batch_stats = microbatch.move_by(
+      state.batch_stats, moves, metrics["slices"]
     )
     updates, opt_state = optax.with_extra_args_support(optimizer).update(
       grads, state.opt_state, state.params, step=state.step
@@ -185,12 +234,7 @@ def make_train_step(
     if isinstance(state, AveragedState):
       ema = average(state.ema, params, settings.ema_decay, state.step)
       new_state = new_state.replace(ema=jax.tree.map(keep, ema, state.ema))
-    metrics |= {
-      "scans": jnp.sum(batch["weight"]),
-      "slices": jnp.sum(batch["length"]).astype(jnp.float32),
-      "finite": finite.astype(jnp.float32),
-    }
-    return new_state, metrics
+    return new_state, metrics | {"finite": finite.astype(jnp.float32)}
 
   return train_step
 

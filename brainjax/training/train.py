@@ -8,7 +8,6 @@ log as if it had never stopped.
 import dataclasses
 import math
 import pathlib
-import signal
 import time
 from typing import Any
 
@@ -23,6 +22,7 @@ from brainjax.training import experiment as experiment_lib
 from brainjax.training import (
   logs,
   model_file,
+  processes,
   sharding,
   starting_point,
   trained,
@@ -72,12 +72,14 @@ def train(
     InputError: The config or the records are wrong, or training diverged.
     Stopped: SIGTERM or Ctrl-C; all is saved.
   """
-  mesh = sharding.make_mesh(config.mesh.devices)
-  experiment = experiment_lib.resolve(config, workdir, mesh.size)
+  mesh = sharding.make_mesh(config.mesh.devices, config.mesh.slice_devices)
+  experiment = experiment_lib.resolve(
+    config, workdir, sharding.data_devices(mesh)
+  )
   config, shape = experiment.config, experiment.shape
   num_steps = config.train.epochs * shape.steps_per_epoch
   with (
-    _StopRequest() as stop,
+    processes.StopRequest() as stop,
     Checkpoints(
       (workdir / "checkpoints").resolve(), keep=config.checkpoint.keep
     ) as checkpoints,
@@ -97,8 +99,9 @@ def train(
       start = trained.read_model_file(workdir)["start"]
     elif config.model.init_from:
       start = _start_from(runner, console)
-    model_file.write_model_file(experiment, runner.num_parameters, start)
-    workdir_lib.write_environment_file(workdir)
+    if processes.is_first():
+      model_file.write_model_file(experiment, runner.num_parameters, start)
+      workdir_lib.write_environment_file(workdir)
     console.print(_summary(experiment, runner.num_parameters), highlight=False)
     console.print(runner.where_slices_are, highlight=False)
     if first_step:
@@ -160,7 +163,7 @@ def _run(
   log: logs.MetricLog,
   display: logs.Display,
   idle: logs.IdleClock,
-  stop: "_StopRequest",
+  stop: processes.StopRequest,
 ) -> None:
   config = runner.experiment.config
   steps_per_epoch = runner.experiment.shape.steps_per_epoch
@@ -181,7 +184,8 @@ def _run(
     if pending:
       _log_step(*pending, window, log, display, runner)
     pending = (step, metrics)
-    if not epoch_ends and not stop.requested:
+    stops = stop.requested(step)
+    if not epoch_ends and not stops:
       continue
     _log_step(*pending, window, log, display, runner)
     pending = None
@@ -197,7 +201,7 @@ def _run(
       patience = config.train.patience_epochs
       loop.stopped = bool(patience) and loop.stale_epochs >= patience
       window = logs.Window(window.sums)
-    ends = loop.stopped or step == steps.stop or stop.requested
+    ends = loop.stopped or step == steps.stop or stops
     due = epoch_ends and epoch % config.checkpoint.every_epochs == 0
     if ends or due or loop.best_step == step:
       loop.window = window.sums
@@ -214,7 +218,7 @@ def _run(
         f" {loop.stale_epochs} epochs"
       )
       return
-    if stop.requested and step < steps.stop:
+    if stops and step < steps.stop:
       raise Stopped(
         f"stopped after step {step}; all is saved in"
         f" {runner.experiment.workdir}"
@@ -268,21 +272,3 @@ def _summary(experiment, num_parameters: int) -> str:
     f"a step is {shape.packs} packs of {shape.slices} slices, {fill:.0%}"
     f" filled; {shape.steps_per_epoch} steps an epoch"
   )
-
-
-class _StopRequest:
-  """Turns SIGTERM and Ctrl-C into a request the loop reads between steps."""
-
-  requested = False
-
-  def __enter__(self) -> "_StopRequest":
-    signals = (signal.SIGTERM, signal.SIGINT)
-    self._previous = {s: signal.signal(s, self._request) for s in signals}
-    return self
-
-  def __exit__(self, *exc_info) -> None:
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
-
-  def _request(self, number, frame) -> None:
-    self.requested = True

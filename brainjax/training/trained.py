@@ -152,6 +152,7 @@ def build_model(
   section: ml_collections.ConfigDict,
   num_classes: int,
   num_features: int | None = None,
+  axis_name: str | None = None,
 ) -> Classifier:
   """Builds the model of the config's section `model`.
 
@@ -159,6 +160,7 @@ def build_model(
     section: Of the config.
     num_classes: K.
     num_features: D, if it reads features; None, if it reads images.
+    axis_name: Of a mapped axis that its packs are dealt over.
   """
   return build.build_classifier(
     preset=section.encoder.preset,
@@ -171,6 +173,9 @@ def build_model(
     slice_axis=section.attention.slice_axis,
     decoder=section.decoder,
     num_features=num_features,
+    # A model of before there was a choice kept what is fast.
+    residuals=section.encoder.get("residuals", "fast"),
+    axis_name=axis_name,
   )
 
 

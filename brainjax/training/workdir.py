@@ -32,6 +32,8 @@ SPLIT_COLUMNS = (
 FREE_FIELDS = (
   "train.epochs",
   "train.log_every_steps",
+  "train.accumulation",
+  "model.encoder.residuals",
   "checkpoint.",
   "mesh.",
   "eval.",

@@ -39,10 +39,26 @@ def shape(record_set):
   )
 
 
-def train(record_set, shape, *, first=0, steps=7, threads=2, put=dict, seed=0):
+def train(
+  record_set,
+  shape,
+  *,
+  first=0,
+  steps=7,
+  threads=2,
+  put=dict,
+  seed=0,
+  packs=None,
+):
   return pipeline.training_batches(
     record_set,
-    pipeline.training_rows(record_set.lengths, SUBSET, shape, seed=seed),
+    pipeline.training_rows(
+      record_set.lengths,
+      SUBSET,
+      shape,
+      seed=seed,
+      packs=np.arange(shape.packs) if packs is None else packs,
+    ),
     LABELS,
     shape,
     first_step=first,
@@ -59,6 +75,7 @@ def evaluate(record_set, shape, subset):
     subset,
     LABELS,
     shape,
+    packs=np.arange(shape.packs),
     read_threads=2,
     prefetch_steps=1,
     put=dict,
@@ -117,6 +134,15 @@ def test_any_threads_and_any_start_give_the_same_order(
     assert batch.keys() == expected.keys()
     for key, value in batch.items():
       np.testing.assert_array_equal(value, expected[key])
+
+
+def test_processes_read_a_batch_between_them(record_set, shape):
+  whole = train(record_set, shape)
+  parts = [train(record_set, shape, packs=np.array([i])) for i in range(2)]
+  for batch, *shares in zip(whole, *parts, strict=True):
+    for name, values in batch.items():
+      joined = np.concatenate([share[name] for share in shares])
+      np.testing.assert_array_equal(joined, values)
 
 
 def test_a_finished_run_has_no_batch_left(record_set, shape):
@@ -196,7 +222,7 @@ shape = plan.plan_shape(
   record_set.lengths, packs=1, scans_per_step=2, pack_slices=None, longest=6
 )
 rows_of = pipeline.training_rows(
-  record_set.lengths, np.arange(12), shape, seed=0
+  record_set.lengths, np.arange(12), shape, seed=0, packs=np.arange(1)
 )
 batches = pipeline.training_batches(
   record_set, rows_of, np.zeros(12), shape, first_step=0,

@@ -59,7 +59,9 @@ def shape(record_set):
 def streaming(record_set, shape, *, steps, first=0):
   return pipeline.training_batches(
     record_set,
-    pipeline.training_rows(record_set.lengths, SUBSET, shape, seed=3),
+    pipeline.training_rows(
+      record_set.lengths, SUBSET, shape, seed=3, packs=np.arange(shape.packs)
+    ),
     LABELS,
     shape,
     first_step=first,
@@ -77,7 +79,9 @@ def on_device(record_set, shape, *, steps, first=0):
     scans,
     jax.jit(lambda store, rows: store[rows]),
     record_set,
-    pipeline.training_rows(record_set.lengths, SUBSET, shape, seed=3),
+    pipeline.training_rows(
+      record_set.lengths, SUBSET, shape, seed=3, packs=np.arange(shape.packs)
+    ),
     LABELS,
     shape,
     first_step=first,

@@ -21,16 +21,19 @@ def cohort(tmp_path_factory):
   return folder
 
 
-def make_runner(cohort, tmp_path, devices, *overrides):
+def make_runner(cohort, workdir, devices, *overrides):
   config = helpers.micro_config(
     cohort,
     "data.packs=8",
     "data.scans_per_step=16",
+    # Adam divides a gradient by its own size: with an epsilon of 1e-8 the last
+    # bit of a gradient near zero would decide a whole learning rate.
+    "optimizer.epsilon=1e-3",
     f"mesh.devices={devices}",
     *overrides,
   )
-  resolved = experiment.resolve(config, tmp_path / str(devices), devices)
-  return runner.Runner(resolved)
+  dealt_over = devices // config.mesh.slice_devices
+  return runner.Runner(experiment.resolve(config, workdir, dealt_over))
 
 
 def run_steps(run):
@@ -40,22 +43,53 @@ def run_steps(run):
   return jax.device_get(run.state.params), shards
 
 
-@pytest.mark.parametrize("statistics", ["batch", "pack"])
-def test_eight_devices_equal_one(cohort, tmp_path, statistics):
-  # Adam divides a gradient by its own size: with an epsilon of 1e-8 the last
-  # bit of a gradient near zero would decide a whole learning rate.
-  overrides = (
-    f"model.encoder.statistics={statistics}",
-    "optimizer.epsilon=1e-3",
-  )
-  one, shards = run_steps(make_runner(cohort, tmp_path, 1, *overrides))
-  assert len(shards) == 1
-  eight, shards = run_steps(make_runner(cohort, tmp_path, 8, *overrides))
-  assert len(shards) == 8
-  assert {shard.data.shape[0] for shard in shards} == {1}
-  assert len({shard.device for shard in shards}) == 8
+@pytest.fixture(scope="module")
+def one_device(cohort, tmp_path_factory):
+  """Parameters after some steps on one device, by kind of statistics."""
+  found = {}
+  for statistics in ("batch", "pack"):
+    run = make_runner(
+      cohort,
+      tmp_path_factory.mktemp(statistics),
+      1,
+      f"model.encoder.statistics={statistics}",
+    )
+    found[statistics], shards = run_steps(run)
+    assert len(shards) == 1
+  return found
+
+
+def variants():
+  """How else the same steps can be done: devices, statistics, overrides."""
+  slices = "mesh.slice_devices=2"
+  return {
+    "jit": (8, "batch", ()),
+    "jit, own statistics": (8, "pack", ()),
+    "pmap": (8, "batch", ("mesh.parallelism=pmap",)),
+    "pmap, own statistics": (4, "pack", ("mesh.parallelism=pmap",)),
+    "in parts": (1, "pack", ("train.accumulation=4",)),
+    "in parts on devices": (2, "pack", ("train.accumulation=2",)),
+    "in parts, pmap": (
+      2,
+      "pack",
+      ("train.accumulation=2", "mesh.parallelism=pmap"),
+    ),
+    "slices over devices": (8, "pack", (slices, "train.accumulation=2")),
+    "less memory": (1, "batch", ("model.encoder.residuals=small",)),
+  }
+
+
+@pytest.mark.parametrize("name", variants())
+def test_however_it_is_dealt_it_is_the_same(cohort, tmp_path, one_device, name):
+  devices, statistics, overrides = variants()[name]
+  statistics_override = f"model.encoder.statistics={statistics}"
+  run = make_runner(cohort, tmp_path, devices, statistics_override, *overrides)
+  parameters, shards = run_steps(run)
+  assert len({shard.device for shard in shards}) == devices
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, eight
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+    parameters,
+    one_device[statistics],
   )
 
 
@@ -90,6 +124,18 @@ def test_global_statistics_add_only_reductions(cohort, tmp_path):
   statistics = sum(leaf.size for leaf in jax.tree.leaves(run.state.batch_stats))
   # Forward and backward reduce a mean and a variance each; no activation is.
   assert found["all-reduce"] <= run.num_parameters + 4 * statistics + 64
+
+
+def test_slices_over_devices_add_only_embeddings(cohort, tmp_path):
+  overrides = ("mesh.slice_devices=2", "data.packs=4")
+  run = make_runner(cohort, tmp_path / "shared", 8, *overrides)
+  found = collectives(run.train_step.as_text())
+  assert set(found) == {"all-reduce", "all-gather"}
+  embedding = run.experiment.build()[0].encoder.num_features
+  assert found["all-gather"] <= run.experiment.shape.slices * (embedding + 8)
+  alone = make_runner(cohort, tmp_path / "alone", 4, "data.packs=4")
+  operations = [r.train_step.cost_analysis()["flops"] for r in (run, alone)]
+  assert operations[0] < 0.6 * operations[1]  # nobody does another's work
 
 
 def test_evaluation_needs_no_collective(cohort, tmp_path):
