@@ -11,7 +11,7 @@ UNSUPPORTED = $(INTERPRETER): Python $(or $(VERSION),not found); brainjax \
   needs 3.11 or 3.12. Name one (PYTHON=python3.12), with no .venv in its way
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint ci clean
+.PHONY: help setup demo test test-slow soak lint ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -22,10 +22,13 @@ demo: $(STAMP) ## A synthetic cohort, end to end, into demo/
 	.venv/bin/brainjax demo --out demo
 
 test: $(STAMP) ## The tests, but for the slow ones
-	.venv/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -m "not slow and not soak" $(PYTEST_ARGS)
 
 test-slow: $(STAMP) ## The slow tests
 	.venv/bin/python -m pytest -m slow $(PYTEST_ARGS)
+
+soak: $(STAMP) ## Twenty kills of a run, which must change nothing
+	.venv/bin/python -m pytest -m soak
 
 lint: $(STAMP) ## Format, lint, types and import layers, checked
 	.venv/bin/ruff format --check

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import pathlib
 
 __version__ = "0.1.0"
 
@@ -36,3 +37,24 @@ def set_xla_flags() -> None:
     if version.startswith(releases) and flag.partition("=")[0] not in given:
       flags.append(flag)
   os.environ["XLA_FLAGS"] = " ".join(flags)
+
+
+def set_compilation_cache() -> None:
+  """Lets jax keep what it compiles; call it before jax is imported.
+
+  The folder is `compiled` in $BRAINJAX_CACHE, else in ~/.cache/brainjax. What
+  the environment says of jax's own variables wins, and where the folder
+  cannot be written, nothing is kept.
+  """
+  cache = os.environ.get("BRAINJAX_CACHE") or "~/.cache/brainjax"
+  folder = pathlib.Path(cache).expanduser() / "compiled"
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # such as a container without a home
+      return
+    if not os.access(folder, os.W_OK):
+      return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+  # Small models compile many small programs.
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")

@@ -1,13 +1,19 @@
 """Checkpoints: Orbax writes them, a sha256 manifest beside each proves them.
 
 Orbax restores a file with a flipped bit without a word, so a checkpoint counts
-only if every file matches its manifest, which is written last.
+only if every file matches its manifest. The files are written while training
+goes on, the manifest after them, and an older checkpoint is deleted only once
+a newer one counts.
 """
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import pathlib
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,8 +22,6 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
 from brainjax import InputError, records
-
-_BEST = "validation_loss"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,57 +54,63 @@ class Checkpoints:
       keep: How many of the latest to keep, besides the best.
     """
     self.folder = folder
+    self._keep = keep
+    # Step that is being written or just was, and the best then.
+    self._begun: tuple[int, int] | None = None
+    self._best_step: int | None = None  # when the last one was proven
     folder.mkdir(parents=True, exist_ok=True)
-
-    def best(metrics):
-      return metrics[_BEST]
-
     self._manager = ocp.CheckpointManager(
       folder,
       item_names=("state", "loop"),
       options=ocp.CheckpointManagerOptions(
-        # best_fn is set because without it Orbax forgets the metrics.
-        best_fn=best,
-        best_mode="min",
-        preservation_policy=managers.AnyPreservationPolicy(
-          [
-            managers.LatestN(keep),
-            managers.BestN(
-              get_metric_fn=best,
-              reverse=True,
-              n=1,
-              keep_checkpoints_without_metrics=False,
-            ),
-          ]
-        ),
-        enable_async_checkpointing=False,
+        # Orbax deletes before we know that what it wrote can be read.
+        preservation_policy=managers.LatestN(None),
+        enable_async_checkpointing=True,
         cleanup_tmp_directories=True,
       ),
     )
 
   def save(
-    self,
-    step: int,
-    state: Any,
-    *,
-    loop: dict[str, Any],
-    validation_loss: float | None,
+    self, step: int, state: Any, *, loop: dict[str, Any], best_step: int
   ) -> None:
-    """Writes a checkpoint, then its manifest; older ones may go.
+    """Begins to write a checkpoint, after the one before it has been proven.
+
+    Returns once the arrays are copied; they may then be donated.
 
     Args:
       step: Steps done.
       state: The arrays.
       loop: The loop's own counters; JSON.
-      validation_loss: Decides which is best; None inside an epoch.
+      best_step: Whose checkpoint is kept, however old it is.
+
+    Raises:
+      OSError: This one or the one before cannot be written.
     """
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(loop)
-      ),
-      metrics=None if validation_loss is None else {_BEST: validation_loss},
-    )
+    self.finish()
+    with _as_os_error():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(loop)
+        ),
+      )
+    self._begun = step, best_step
+
+  def prove(self) -> None:
+    """Writes the manifest of the last checkpoint if its files are complete.
+
+    To be called between steps: it does not wait for them.
+
+    Raises:
+      OSError: They could not be written.
+    """
+    if self._begun and not self._manager.is_saving_in_progress():
+      self._prove(*self._begun)
+
+  def _prove(self, step: int, best_step: int) -> None:
+    self._begun = None  # one that failed is never proven
+    with _as_os_error():
+      self._manager.wait_until_finished()
     folder = self.folder / str(step)
     manifest = {
       str(path.relative_to(folder)): records.sha256_of(path)
@@ -110,38 +120,54 @@ class Checkpoints:
     records.write_text(
       _manifest(self.folder, step), json.dumps(manifest, indent=1) + "\n"
     )
-    kept = set(self._manager.all_steps())
-    for step_there in _steps(self.folder):
-      if step_there not in kept:
-        _manifest(self.folder, step_there).unlink()
+    self._best_step = best_step
 
-  def restore_latest(self, abstract_state: Any) -> Restored | None:
+  def finish(self) -> None:
+    """Waits for the last checkpoint, proves it, and deletes what it replaces.
+
+    Raises:
+      OSError: It could not be written; nothing is deleted then.
+    """
+    if self._begun:
+      self._prove(*self._begun)
+    if self._best_step is None:
+      return
+    proven = sorted(set(self._manager.all_steps()) & set(_steps(self.folder)))
+    for step in {*self._manager.all_steps()} - {*proven[-self._keep :]}:
+      if step != self._best_step:
+        self._delete(step)
+
+  def _delete(self, step: int) -> None:
+    _manifest(self.folder, step).unlink(missing_ok=True)
+    self._manager.delete(step)
+
+  def restore_latest(
+    self, abstract_state: Any, say: Callable[[str], None]
+  ) -> Restored | None:
     """Restores the newest sound checkpoint; unsound newer ones are deleted.
 
     Args:
       abstract_state: `jax.ShapeDtypeStruct`s with the shardings wanted.
+      say: Told of each that is deleted.
 
     Returns:
       None if there is no sound one.
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
       if is_sound(self.folder, step):
-        return self._restore(step, abstract_state)
-      self._manager.delete(step)
+        return _restore(self._manager, step, abstract_state)
+      finished = _manifest(self.folder, step).is_file()
+      why = "damaged (sha256)" if finished else "not finished"
+      say(f"{self.folder / str(step)}: the checkpoint is {why}; deleted")
+      self._delete(step)
     return None
 
-  def restore(self, step: int, abstract_state: Any) -> Restored:
-    """Restores one checkpoint.
-
-    Raises:
-      InputError: It is gone, or a file does not match the manifest.
-    """
-    _check_sound(self.folder, step)
-    return self._restore(step, abstract_state)
-
   def close(self) -> None:
-    """Waits for Orbax and frees its threads."""
-    self._manager.close()
+    """Finishes the last checkpoint, and frees the threads of Orbax."""
+    try:
+      self.finish()
+    finally:
+      self._manager.close()
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -149,15 +175,25 @@ class Checkpoints:
   def __exit__(self, *exc_info) -> None:
     self.close()
 
-  def _restore(self, step: int, abstract_state: Any) -> Restored:
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract_state),
-        loop=ocp.args.JsonRestore(),
-      ),
-    )
-    return Restored(step, restored["state"], restored["loop"])
+
+def restore(folder: pathlib.Path, step: int, abstract_state: Any) -> Restored:
+  """Restores one checkpoint; nothing in the folder is changed.
+
+  Args:
+    folder: Of the checkpoints; absolute.
+    step: Of the checkpoint.
+    abstract_state: `jax.ShapeDtypeStruct`s with the shardings wanted.
+
+  Raises:
+    InputError: It is gone, or a file does not match the manifest.
+  """
+  _check_sound(folder, step)
+  # Read only, or it would delete what a run is just writing.
+  options = ocp.CheckpointManagerOptions(read_only=True)
+  with ocp.CheckpointManager(
+    folder, item_names=("state", "loop"), options=options
+  ) as manager:
+    return _restore(manager, step, abstract_state)
 
 
 def is_sound(folder: pathlib.Path, step: int) -> bool:
@@ -165,10 +201,14 @@ def is_sound(folder: pathlib.Path, step: int) -> bool:
   manifest = _manifest(folder, step)
   if not manifest.is_file():
     return False
+  try:
+    sha256_of_name = json.loads(manifest.read_text())
+  except ValueError:  # the manifest is what was damaged
+    return False
   files = folder / str(step)
-  return all(
+  return bool(sha256_of_name) and all(
     (files / name).is_file() and records.sha256_of(files / name) == sha256
-    for name, sha256 in json.loads(manifest.read_text()).items()
+    for name, sha256 in sha256_of_name.items()
   )
 
 
@@ -233,6 +273,19 @@ def sha256_of_step(folder: pathlib.Path, step: int) -> str:
   return records.sha256_of(_manifest(folder, step))
 
 
+def _restore(
+  manager: ocp.CheckpointManager, step: int, abstract_state: Any
+) -> Restored:
+  restored = manager.restore(
+    step,
+    args=ocp.args.Composite(
+      state=ocp.args.StandardRestore(abstract_state),
+      loop=ocp.args.JsonRestore(),
+    ),
+  )
+  return Restored(step, restored["state"], restored["loop"])
+
+
 def _check_sound(folder: pathlib.Path, step: int) -> None:
   if not is_sound(folder, step):
     raise InputError(
@@ -243,6 +296,23 @@ def _check_sound(folder: pathlib.Path, step: int) -> None:
 
 def _manifest(folder: pathlib.Path, step: int) -> pathlib.Path:
   return folder / f"{step}.sha256.json"
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+  """Raises what the file system refused to tensorstore as an `OSError`."""
+  try:
+    yield
+  except ValueError as error:
+    said = str(error)
+    code = re.search(r"os_error_code='(\d+)'", said)
+    if code:
+      number = int(code[1])
+    elif said.startswith("NOT_FOUND:"):
+      number = errno.ENOENT
+    else:
+      raise
+    raise OSError(number, os.strerror(number)) from error
 
 
 def _steps(folder: pathlib.Path) -> list[int]:

@@ -243,6 +243,8 @@ def _info(args) -> None:
   for name, value in workdir.environment().items():
     _say(f"{name}: {value}")
   _say(f"XLA_FLAGS: {os.environ.get('XLA_FLAGS', '')}")
+  cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+  _say(f"compiled code is kept in: {cache or 'nowhere'}")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -439,11 +441,24 @@ def _prepare_process() -> None:
   from absl import logging as absl_logging
 
   brainjax.set_xla_flags()
+  brainjax.set_compilation_cache()
   flags.FLAGS.mark_as_parsed()  # grain reads flags; nobody else parses them
-  absl_logging.set_verbosity(absl_logging.ERROR)
+  # Orbax logs, with a traceback, what it raises as well.
+  absl_logging.set_verbosity(absl_logging.FATAL)
+  sys.unraisablehook = _unraisable
   logging.getLogger().setLevel(logging.ERROR)
   # It reports bad headers by itself; brainjax reports them with the file.
   logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
+
+
+def _unraisable(what) -> None:
+  """Leaves out what follows from an error that is raised and said already.
+
+  When a checkpoint cannot be written, tensorstore goes on telling an event
+  loop that Orbax closed at the first error.
+  """
+  if str(what.exc_value) != "Event loop is closed":
+    sys.__unraisablehook__(what)
 
 
 def _console():

@@ -252,6 +252,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   train.class_weights = "inverse"  # "inverse" | "none"
   train.accumulation = 1  # parts of a step, one after another, each G / parts
   train.log_every_steps = 10  # and at the end of every epoch
+  train.non_finite = "stop"  # "stop" | "skip" a step whose loss is not finite
+  train.most_skipped = 10  # such steps in a row; one more ends the run
+  train.tensorboard = False  # also write event files; needs tensorboardX
+  train.profile_steps = ()  # first and last of this start to trace; () = none
 
   config.checkpoint = checkpoint = ml_collections.ConfigDict()
   checkpoint.every_epochs = 1  # the best is always saved

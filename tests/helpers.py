@@ -1,5 +1,7 @@
 """What several tests build: records and a folder of them."""
 
+import dataclasses
+import json
 import pathlib
 from collections.abc import Sequence
 
@@ -106,6 +108,38 @@ def write_cohort(
       for i in range(participants)
     ],
   )
+
+
+def write_features(
+  folder: pathlib.Path, *, participants: int = 30, seed: int = 0
+) -> records.RecordSet:
+  """Writes features of two classes; a head on them compiles in a second."""
+  rng = np.random.default_rng(seed)
+  one_pixel = np.full((3, 1, 1), 128, np.uint8)
+  scans = [
+    dataclasses.replace(
+      random_record(
+        rng, label=["normal", "glioma"][i % 2], participant_id=f"p{i:03d}"
+      ),
+      slices=rng.normal(i % 2, 1.0, (3, 1, 1, 8)).astype(np.float32),
+      scale=1.0,
+      brain_mask=one_pixel,
+    )
+    for i in range(participants)
+  ]
+  write_records(folder, scans)
+  index_file = folder / "index.json"
+  index = json.loads(index_file.read_text())
+  index["encoder"] = {
+    "workdir": "gone",
+    "preset": "micro",
+    "encoder_group_ids": [],
+    "selection_group_ids": [],
+    "records": str(folder / "gone"),
+    "records_sha256": "",
+  }
+  index_file.write_text(json.dumps(index))
+  return records.RecordSet(folder)
 
 
 def micro_config(

@@ -1,3 +1,7 @@
+import contextlib
+import errno
+import resource
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +18,14 @@ def make_state(value):
 ABSTRACT = jax.eval_shape(lambda: make_state(0.0))
 
 
-def save(checkpoints, step, *, loss):
+def save(checkpoints, step, *, best=1):
   loop = {"best_step": step, "window": {"loss": 0.1 * step}}
-  checkpoints.save(
-    step, make_state(float(step)), loop=loop, validation_loss=loss
-  )
+  checkpoints.save(step, make_state(float(step)), loop=loop, best_step=best)
+
+
+def restore_latest(folder, say=print):
+  with Checkpoints(folder, keep=2) as checkpoints:
+    return checkpoints.restore_latest(ABSTRACT, say)
 
 
 def flip_a_byte(folder):
@@ -36,61 +43,148 @@ def folder(tmp_path):
 
 def test_restores_what_was_saved(folder):
   with Checkpoints(folder, keep=2) as checkpoints:
-    save(checkpoints, 1, loss=0.5)
-    save(checkpoints, 2, loss=None)
-  with Checkpoints(folder, keep=2) as checkpoints:
-    restored = checkpoints.restore_latest(ABSTRACT)
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+  restored = restore_latest(folder)
   assert restored.step == 2
   assert restored.loop == {"best_step": 2, "window": {"loss": 0.2}}
   np.testing.assert_array_equal(restored.state["w"], np.full((3, 2), 2.0))
 
 
+def checkpoints_in(folder):
+  """Steps that have files, and steps that have a manifest."""
+  steps = {int(p.name) for p in folder.iterdir() if p.name.isdigit()}
+  return steps, {int(p.name[0]) for p in folder.glob("*.sha256.json")}
+
+
 def test_keeps_the_latest_and_the_best(folder):
   with Checkpoints(folder, keep=2) as checkpoints:
-    for step, loss in enumerate([0.9, 0.1, 0.5, 0.4, 0.3], start=1):
-      save(checkpoints, step, loss=loss)
-    for step in (2, 4, 5):
-      assert checkpoint.is_sound(folder, step)
-  manifests = {path.name for path in folder.glob("*.sha256.json")}
-  assert manifests == {"2.sha256.json", "4.sha256.json", "5.sha256.json"}
-
-
-def test_of_equal_losses_the_later_is_the_best(folder):
+    for step, best in enumerate([0, 2, 2, 2, 2], start=1):
+      save(checkpoints, step, best=best)
+  assert checkpoints_in(folder) == ({2, 4, 5}, {2, 4, 5})
+  for step in (2, 4, 5):
+    assert checkpoint.is_sound(folder, step)
   with Checkpoints(folder, keep=1) as checkpoints:
-    for step, loss in enumerate([0.1, 0.1, 0.5, 0.4], start=1):
-      save(checkpoints, step, loss=loss)
-    assert checkpoint.is_sound(folder, 2)
-    assert not checkpoint.is_sound(folder, 1)
+    save(checkpoints, 6, best=6)
+  assert checkpoints_in(folder) == ({6}, {6})
+
+
+def test_an_older_one_stays_until_the_new_one_is_proven(folder):
+  with Checkpoints(folder, keep=1) as checkpoints:
+    save(checkpoints, 1, best=1)
+    save(checkpoints, 2, best=2)
+    checkpoints._manager.wait_until_finished()
+    # A kill here would leave nothing else.
+    assert checkpoints_in(folder) == ({1, 2}, {1})
+    checkpoints.prove()
+    assert checkpoints_in(folder) == ({1, 2}, {1, 2})
+  assert checkpoints_in(folder) == ({2}, {2})
+
+
+def test_writing_goes_on_while_the_arrays_are_donated(folder):
+  add_one = jax.jit(
+    lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0
+  )
+  key = jax.random.key(0)
+  state = {"w": jax.random.normal(key, (500, 1000)), "step": jnp.array(1)}
+  wanted, abstract = jax.device_get(state), jax.eval_shape(lambda: state)
+  with Checkpoints(folder, keep=2) as checkpoints:
+    checkpoints.save(1, state, loop={}, best_step=0)
+    checkpoints.prove()
+    assert checkpoints_in(folder)[1] == set()
+    for _ in range(20):
+      state = add_one(state)
+  found = checkpoint.restore(folder, 1, abstract).state
+  np.testing.assert_array_equal(found["w"], wanted["w"])
 
 
 def test_flipped_bit_falls_back_to_the_newest_sound_one(folder):
   with Checkpoints(folder, keep=3) as checkpoints:
-    save(checkpoints, 1, loss=0.5)
-    save(checkpoints, 2, loss=0.4)
+    for step in (1, 2, 3):
+      save(checkpoints, step)
   flip_a_byte(folder / "2")
-  with Checkpoints(folder, keep=3) as checkpoints:
-    assert checkpoints.restore_latest(ABSTRACT).step == 1
-    # The damaged one is gone, so that the run can write it again.
-    save(checkpoints, 2, loss=0.4)
-    assert checkpoints.restore_latest(ABSTRACT).step == 2
+  manifest = folder / "3.sha256.json"
+  manifest.write_bytes(b"\xff" + manifest.read_bytes()[1:])
+  said = []
+  with Checkpoints(folder, keep=1) as checkpoints:
+    assert checkpoints.restore_latest(ABSTRACT, said.append).step == 1
+    # The damaged ones are gone, so that the run can write them again.
+    save(checkpoints, 2)
+  assert said == [
+    f"{folder / step}: the checkpoint is damaged (sha256); deleted"
+    for step in "32"
+  ]
+  assert checkpoints_in(folder) == ({1, 2}, {1, 2})
+  assert restore_latest(folder).step == 2
 
 
 def test_a_kill_before_the_manifest_leaves_the_earlier_checkpoint(folder):
   with Checkpoints(folder, keep=3) as checkpoints:
-    save(checkpoints, 1, loss=0.5)
-    save(checkpoints, 2, loss=0.4)
+    save(checkpoints, 1)
+    save(checkpoints, 2)
   (folder / "2.sha256.json").unlink()
   (folder / "7").mkdir()
-  with Checkpoints(folder, keep=3) as checkpoints:
-    assert checkpoints.restore_latest(ABSTRACT).step == 1
+  (folder / "7.sha256.json").write_text("{}")
+  said = []
+  assert restore_latest(folder, said.append).step == 1
+  assert [line.split(": ")[1] for line in said] == [
+    "the checkpoint is damaged (sha256); deleted",
+    "the checkpoint is not finished; deleted",
+  ]
+
+
+def test_checkpoints_with_metrics_of_orbax_are_read(folder):
+  with Checkpoints(folder, keep=2) as checkpoints:
+    save(checkpoints, 1)
+  (folder / "1" / "metrics").mkdir()
+  (folder / "1" / "metrics" / "metrics").write_text('{"validation_loss": 0.5}')
+  assert restore_latest(folder).step == 1
 
 
 def test_asking_for_a_damaged_checkpoint_is_refused(folder):
   with Checkpoints(folder, keep=3) as checkpoints:
-    save(checkpoints, 1, loss=0.5)
-    flip_a_byte(folder / "1")
-    with pytest.raises(InputError, match="damaged"):
-      checkpoints.restore(1, ABSTRACT)
+    save(checkpoints, 1)
+  before = files_of(folder)
+  assert checkpoint.restore(folder, 1, ABSTRACT).loop["best_step"] == 1
+  assert files_of(folder) == before
+  flip_a_byte(folder / "1")
+  with pytest.raises(InputError, match="damaged"):
+    checkpoint.restore(folder, 1, ABSTRACT)
+
+
+@contextlib.contextmanager
+def small_files():
+  """Lets the system refuse files of more than 40 kB."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+  yield
+  resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# tensorstore goes on telling an event loop that Orbax closed at the first one.
+@pytest.mark.filterwarnings(
+  "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+@pytest.mark.parametrize("how", ["prove", "save", "close"])
+def test_what_cannot_be_written_is_said_and_replaces_nothing(folder, how):
+  checkpoints = Checkpoints(folder, keep=1)
+  state = {"w": jnp.asarray(np.random.default_rng(0).random((100, 1000)))}
+  for step in (1, 2, 3):
+    save(checkpoints, step)
+  checkpoints.finish()
+  with small_files(), pytest.raises(OSError) as refused:
+    checkpoints.save(4, state, loop={}, best_step=4)
+    if how == "prove":
+      while True:
+        checkpoints.prove()
+    elif how == "save":
+      save(checkpoints, 5)
+    else:
+      checkpoints.close()
+  assert refused.value.errno == errno.EFBIG
+  checkpoints.close()
+  assert checkpoints_in(folder) == ({1, 3}, {1, 3})
+  assert restore_latest(folder).step == 3
 
 
 def files_of(folder):
@@ -105,7 +199,7 @@ def test_a_part_is_read_without_the_rest_or_its_devices(folder):
     "opt_state": {"w": weights},
   }
   with Checkpoints(folder, keep=2) as checkpoints:
-    checkpoints.save(5, state, loop={"best_step": 5}, validation_loss=0.1)
+    checkpoints.save(5, state, loop={"best_step": 5}, best_step=5)
   before = files_of(folder)
   abstract = {"params": jax.eval_shape(lambda: state["params"])}
   given = checkpoint.restore_arrays(folder, 5, abstract)
@@ -121,7 +215,7 @@ def test_a_part_is_read_without_the_rest_or_its_devices(folder):
 )
 def test_parts_of_another_model_are_refused(folder, asked):
   with Checkpoints(folder, keep=2) as checkpoints:
-    save(checkpoints, 1, loss=0.5)
+    save(checkpoints, 1)
   abstract = {
     name: jax.ShapeDtypeStruct(shape, jnp.float32)
     for name, shape in asked.items()
@@ -132,7 +226,7 @@ def test_parts_of_another_model_are_refused(folder, asked):
 
 def test_a_part_of_a_damaged_checkpoint_is_refused(folder):
   with Checkpoints(folder, keep=2) as checkpoints:
-    save(checkpoints, 1, loss=0.5)
+    save(checkpoints, 1)
   flip_a_byte(folder / "1")
   with pytest.raises(InputError, match="damaged"):
     checkpoint.restore_arrays(folder, 1, {"w": ABSTRACT["w"]})
@@ -142,8 +236,8 @@ def test_latest_loop_is_of_the_newest_sound_one(folder):
   assert checkpoint.latest_loop(folder) is None
   assert not folder.exists()
   with Checkpoints(folder, keep=3) as checkpoints:
-    save(checkpoints, 9, loss=0.5)
-    save(checkpoints, 10, loss=0.4)
+    save(checkpoints, 9)
+    save(checkpoints, 10)
   assert checkpoint.latest_loop(folder)["best_step"] == 10
   flip_a_byte(folder / "10")
   before = files_of(folder)
@@ -153,4 +247,4 @@ def test_latest_loop_is_of_the_newest_sound_one(folder):
 
 def test_an_empty_folder_restores_nothing(folder):
   with Checkpoints(folder, keep=3) as checkpoints:
-    assert checkpoints.restore_latest(ABSTRACT) is None
+    assert checkpoints.restore_latest(ABSTRACT, print) is None

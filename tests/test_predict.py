@@ -108,8 +108,8 @@ def save(workdir, state):
   other = jax.tree.map(lambda leaf: leaf + 1, state)
   with Checkpoints(workdir / "checkpoints", keep=1) as checkpoints:
     loop = {"best_step": 3}
-    checkpoints.save(3, state, loop=loop, validation_loss=0.5)
-    checkpoints.save(5, other, loop=loop, validation_loss=0.6)
+    checkpoints.save(3, state, loop=loop, best_step=3)
+    checkpoints.save(5, other, loop=loop, best_step=3)
 
 
 def read_rows(path):

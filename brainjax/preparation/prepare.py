@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import brainjax
-from brainjax import InputError, records
+from brainjax import InputError, lock, records
 from brainjax.cohort.manifest import Manifest, read_manifest
 from brainjax.config import leaf_fields
 from brainjax.preparation import parts, publishing, workers
@@ -95,24 +95,34 @@ def prepare(
 
   Raises:
     InputError: The manifest, the config or the folder is wrong, a file cannot
-      be written, a worker was killed, or no scan could be prepared; in the
-      last case nothing is left of what was not there before.
+      be written, another process writes there, a worker was killed, or no
+      scan could be prepared; in the last case nothing is left of what was
+      not there before.
   """
   manifest = read_manifest(manifest_path)
   check_config(config)
   modalities_of(manifest, config)
-  out = pathlib.Path(out)
-  created = not out.exists()
-  for change in _claim(out, manifest, config):
-    if say:
+  out, say = pathlib.Path(out), say or (lambda text: None)
+  with lock.hold(out, say):
+    for change in _claim(out, manifest, config):
       say(change)
+    return _prepare(out, manifest, config, num_workers, progress)
+
+
+def _prepare(
+  out: pathlib.Path,
+  manifest: Manifest,
+  config: Any,
+  num_workers: int,
+  progress: Callable[..., Iterable[Any]] | None,
+) -> Summary:
   try:
     publishing.move_in(out)
     (out / "parts").mkdir(exist_ok=True)
     done = _prepare_rows(out, manifest, config, num_workers, progress)
     rows = [each.found for each in done]
     if all("reason" in row.facts for row in rows):
-      _abandon(out, created)
+      _abandon(out)
       facts = rows[0].facts
       raise InputError(
         f"{facts['file']}: {facts['reason']}; no scan of {manifest.path}"
@@ -144,8 +154,9 @@ def _claim(out: pathlib.Path, manifest: Manifest, config: Any) -> list[str]:
   }
   file = out / _ORIGIN
   try:
-    out.mkdir(parents=True, exist_ok=True)
-    foreign = [f for f in out.iterdir() if not f.name.endswith(".partial")]
+    foreign = [
+      f for f in out.iterdir() if not f.name.endswith((".partial", lock.FILE))
+    ]
   except OSError as error:
     raise InputError(
       f"{out}: {error.strerror}; choose another --out"
@@ -226,14 +237,12 @@ def _prepare_rows(
   return [done[index] for index in range(len(jobs))]
 
 
-def _abandon(out: pathlib.Path, created: bool) -> None:
+def _abandon(out: pathlib.Path) -> None:
   """Removes what a preparation without a single record made."""
   shutil.rmtree(out / "parts")
   if not (out / "index.json").is_file():
     (out / _ORIGIN).unlink()
     shutil.rmtree(out / "bias_fields", ignore_errors=True)
-    if created:
-      out.rmdir()
 
 
 def _read_csv(path: pathlib.Path) -> tuple[dict[str, str], ...]:

@@ -34,11 +34,13 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     "train.objective": tuple(OBJECTIVES),
     "model.encoder.residuals": dense_block.RESIDUALS,
     "mesh.parallelism": sharding.PARALLELISM,
+    "train.non_finite": ("stop", "skip"),
   }
   at_least = {
     "train.epochs": 1,
     "train.log_every_steps": 1,
     "train.patience_epochs": 0,
+    "train.most_skipped": 1,
     "train.anneal_epochs": 0,
     "optimizer.l2": 0,
     "optimizer.weight_decay": 0,
@@ -70,6 +72,19 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     )
   _check_optimizer(config)
   _check_augment(config.augment)
+  _check_profile_steps(config.train.profile_steps)
+
+
+def _check_profile_steps(steps: Sequence[int]) -> None:
+  if steps and not (
+    len(steps) == 2
+    and all(isinstance(step, int) for step in steps)
+    and 1 <= steps[0] <= steps[1]
+  ):
+    raise InputError(
+      f"config.train.profile_steps={steps}: give the first and the last step to"
+      " trace, such as (5,9), or ()"
+    )
 
 
 def positive_index(

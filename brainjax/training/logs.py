@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import rich.console
 import rich.progress
 
 from brainjax import records
+from brainjax.training.tensorboard import TensorBoard
 
 # Of a log line: its name, the sum and the count of which it is the quotient.
 _MEANS = (
@@ -29,8 +31,21 @@ class MetricLog:
   step, so the file reads as if the run had never stopped.
   """
 
-  def __init__(self, path: pathlib.Path, *, first_step: int):
-    """Opens the log to continue after `first_step` steps."""
+  def __init__(
+    self,
+    path: pathlib.Path,
+    *,
+    first_step: int,
+    mirror: TensorBoard | None = None,
+  ):
+    """Opens the log to continue after `first_step` steps.
+
+    Args:
+      path: The file.
+      first_step: Steps done.
+      mirror: Given every line as well, and closed with the log.
+    """
+    self._mirror = mirror
     kept = [line for line in read_log(path) if line["step"] <= first_step]
     text = "".join(json.dumps(line) + "\n" for line in kept)
     records.write_text(path, text)
@@ -40,6 +55,8 @@ class MetricLog:
     """Appends a line and hands it to the operating system."""
     self._file.write(json.dumps(line) + "\n")
     self._file.flush()
+    if self._mirror:
+      self._mirror.write(line)
 
   def sync(self) -> None:
     """Makes sure that all lines are on disk, as before a checkpoint."""
@@ -50,6 +67,8 @@ class MetricLog:
 
   def __exit__(self, *exc_info) -> None:
     self._file.close()
+    if self._mirror:
+      self._mirror.close()
 
 
 def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -78,10 +97,17 @@ class Window:
 
   def add(self, metrics: dict[str, float]) -> None:
     """Adds one step's sums."""
+    now = time.perf_counter()
+    self._step_seconds.append(now - self._last_step)
+    self._last_step = now
     for name, value in metrics.items():
       self.sums[name] = self.sums.get(name, 0.0) + float(value)
     self._volumes += float(metrics["scans"])
     self._slices += float(metrics["slices"])
+
+  def reject(self) -> None:
+    """Counts a step whose update was rejected; its sums are not finite."""
+    self.sums["skipped"] = self.sums.get("skipped", 0) + 1
 
   def waited(self, seconds: float) -> None:
     """Counts time in which the devices had nothing to do but wait for data."""
@@ -95,17 +121,24 @@ class Window:
       for title, name, count in _MEANS
       if self.sums.get(count) and name in self.sums
     }
+    if "skipped" in self.sums:
+      line["train/skipped"] = self.sums["skipped"]
     line |= {
       "perf/volumes_per_second": self._volumes / seconds,
       "perf/slices_per_second": self._slices / seconds,
       "perf/data_wait_fraction": self._wait_seconds / seconds,
     }
+    if self._step_seconds:
+      median, slow = np.percentile(self._step_seconds, (50, 90))
+      line["perf/step_seconds_p50"] = float(median)
+      line["perf/step_seconds_p90"] = float(slow)
     self.sums = {}
     self._restart_clock()
     return line
 
   def _restart_clock(self) -> None:
-    self._began = time.perf_counter()
+    self._began = self._last_step = time.perf_counter()
+    self._step_seconds: list[float] = []
     self._wait_seconds = 0.0
     self._volumes = 0.0
     self._slices = 0.0
@@ -148,6 +181,21 @@ class IdleClock:
 def _when_ready(metrics: Any) -> float:
   jax.block_until_ready(metrics)
   return time.perf_counter()
+
+
+def memory() -> dict[str, int]:
+  """Returns what this process takes, as a part of a log line.
+
+  `perf/host_bytes` is what it has in memory now, `perf/device_peak_bytes` the
+  most that one of its devices has held, where jax can tell.
+  """
+  pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+  line = {"perf/host_bytes": pages * os.sysconf("SC_PAGE_SIZE")}
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  peaks = [each["peak_bytes_in_use"] for each in stats if each]
+  if peaks:
+    line["perf/device_peak_bytes"] = max(peaks)
+  return line
 
 
 class Display:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from brainjax.checkpoint import Checkpoints
+from brainjax import checkpoint
 from brainjax.input import packing, pipeline, resident
 from brainjax.training import experiment as experiment_lib
 from brainjax.training import inference, processes, sharding, trained
@@ -296,7 +296,5 @@ def restore_best(runner: Runner) -> int:
   workdir = runner.experiment.workdir
   step = trained.best_step(workdir)
   folder = (workdir / "checkpoints").resolve()
-  keep = runner.experiment.config.checkpoint.keep
-  with Checkpoints(folder, keep=keep) as checkpoints:
-    runner.adopt(checkpoints.restore(step, runner.abstract_state()).state)
+  runner.adopt(checkpoint.restore(folder, step, runner.abstract_state()).state)
   return step

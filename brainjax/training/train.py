@@ -5,7 +5,9 @@ the newest sound checkpoint, and ends with the same parameters and the same
 log as if it had never stopped.
 """
 
+import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 import time
@@ -15,16 +17,20 @@ import jax
 import ml_collections
 import rich.console
 
-from brainjax import InputError
+from brainjax import lock
 from brainjax.checkpoint import Checkpoints
 from brainjax.input import plan
 from brainjax.training import experiment as experiment_lib
 from brainjax.training import (
+  heartbeat,
   logs,
   model_file,
+  non_finite,
   processes,
+  profiling,
   sharding,
   starting_point,
+  tensorboard,
   trained,
   validation,
 )
@@ -46,6 +52,7 @@ class LoopState:
     stale_epochs: Epochs since then.
     stopped: Whether early stopping ended the run.
     window: Sums of the metrics that are not logged yet.
+    non_finite: Counts of steps that were skipped, see `non_finite.Guard`.
   """
 
   best_loss: float = math.inf
@@ -53,6 +60,7 @@ class LoopState:
   stale_epochs: int = 0
   stopped: bool = False
   window: dict[str, float] = dataclasses.field(default_factory=dict)
+  non_finite: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def train(
@@ -69,9 +77,27 @@ def train(
     console: Where progress is shown.
 
   Raises:
-    InputError: The config or the records are wrong, or training diverged.
+    InputError: The config or the records are wrong, training diverged, or the
+      workdir is in use or cannot be written.
     Stopped: SIGTERM or Ctrl-C; all is saved.
   """
+  if config.train.tensorboard:
+    tensorboard.load_module()  # which refuses to do without
+  say = functools.partial(console.print, highlight=False, markup=False)
+  with (
+    lock.hold(workdir, say)
+    if processes.is_first()
+    else contextlib.nullcontext(),
+    workdir_lib.saving(workdir),
+  ):
+    _train(config, workdir, console)
+
+
+def _train(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  console: rich.console.Console,
+) -> None:
   mesh = sharding.make_mesh(config.mesh.devices, config.mesh.slice_devices)
   experiment = experiment_lib.resolve(
     config, workdir, sharding.data_devices(mesh)
@@ -80,17 +106,24 @@ def train(
   num_steps = config.train.epochs * shape.steps_per_epoch
   with (
     processes.StopRequest() as stop,
+    heartbeat.Heartbeat(
+      workdir / "heartbeat.json", steps_per_epoch=shape.steps_per_epoch
+    ) as heart,
     Checkpoints(
       (workdir / "checkpoints").resolve(), keep=config.checkpoint.keep
     ) as checkpoints,
   ):
+    heart.beat("compiling", 0)
     runner = Runner(experiment)
-    restored = checkpoints.restore_latest(runner.abstract_state())
+    restored = checkpoints.restore_latest(
+      runner.abstract_state(), functools.partial(console.print, markup=False)
+    )
     loop = LoopState()
     if restored:
       runner.adopt(restored.state)
       loop = LoopState(**restored.loop)
     first_step = restored.step if restored else 0
+    heart.beat("compiling", first_step)
     if loop.stopped or first_step >= num_steps:
       console.print(f"{workdir}: already trained, {first_step} steps")
       return
@@ -110,12 +143,25 @@ def train(
     _ = runner.eval_step, runner.train_step  # compiled before step 1
     seconds = time.perf_counter() - began
     console.print(f"compiled in {seconds:.0f} s", highlight=False)
+    mirror = None
+    if config.train.tensorboard:
+      mirror = tensorboard.TensorBoard(
+        workdir / "tensorboard", first_step=first_step
+      )
     with (
-      logs.MetricLog(workdir / "metrics.jsonl", first_step=first_step) as log,
+      logs.MetricLog(
+        workdir / "metrics.jsonl", first_step=first_step, mirror=mirror
+      ) as log,
       logs.Display(
         console, num_steps=num_steps, first_step=first_step
       ) as display,
       logs.IdleClock() as idle,
+      profiling.Profile(
+        workdir / "profile",
+        config.train.profile_steps,
+        first_step=first_step,
+        say=display.say,
+      ) as profile,
     ):
       _run(
         runner,
@@ -125,6 +171,8 @@ def train(
         log=log,
         display=display,
         idle=idle,
+        heart=heart,
+        profile=profile,
         stop=stop,
       )
 
@@ -163,37 +211,48 @@ def _run(
   log: logs.MetricLog,
   display: logs.Display,
   idle: logs.IdleClock,
+  heart: heartbeat.Heartbeat,
+  profile: profiling.Profile,
   stop: processes.StopRequest,
 ) -> None:
   config = runner.experiment.config
   steps_per_epoch = runner.experiment.shape.steps_per_epoch
   window = logs.Window(loop.window)
+  guard = non_finite.Guard(runner.experiment, loop.non_finite)
   batches = runner.training_batches(
     first_step=steps.start, num_steps=steps.stop
   )
   pending = None
   for step in range(steps.start + 1, steps.stop + 1):
     epoch_ends = step % steps_per_epoch == 0
+    profile.begin(step)
     batch, waited = idle.next(batches)
     window.waited(waited)
-    with jax.transfer_guard("disallow"):
+    with (
+      jax.transfer_guard("disallow"),
+      jax.profiler.StepTraceAnnotation("train", step_num=step),
+    ):
       runner.state, metrics = runner.train_step(runner.state, batch)
     idle.follow(metrics)
+    guard.watch(step, batch)
+    heart.beat("training", step)
     # Order matters: the step before is fetched while this one runs, and all
     # lines up to a step are written before its checkpoint.
     if pending:
-      _log_step(*pending, window, log, display, runner)
+      _log_step(*pending, window, log, display, runner, guard)
     pending = (step, metrics)
+    profile.end(step, metrics)
+    checkpoints.prove()
     stops = stop.requested(step)
     if not epoch_ends and not stops:
       continue
-    _log_step(*pending, window, log, display, runner)
+    _log_step(*pending, window, log, display, runner, guard)
     pending = None
-    validation_loss = None
     if epoch_ends:
       epoch = step // steps_per_epoch
+      heart.beat("validating", step)
       validation_loss = validation.validate(runner, step, epoch, log, display)
-      # Ties go to the later step, as Orbax's retention has it.
+      # Ties go to the later step.
       best = validation_loss <= loop.best_loss
       if best:
         loop.best_loss, loop.best_step = validation_loss, step
@@ -204,13 +263,13 @@ def _run(
     ends = loop.stopped or step == steps.stop or stops
     due = epoch_ends and epoch % config.checkpoint.every_epochs == 0
     if ends or due or loop.best_step == step:
-      loop.window = window.sums
+      loop.window, loop.non_finite = window.sums, guard.counts
       log.sync()
       checkpoints.save(
         step,
         runner.state,
         loop=dataclasses.asdict(loop),
-        validation_loss=validation_loss,
+        best_step=loop.best_step,
       )
     if loop.stopped:
       display.say(
@@ -225,16 +284,17 @@ def _run(
       )
 
 
-def _log_step(step, metrics, window, log, display, runner) -> None:
+def _log_step(step, metrics, window, log, display, runner, guard) -> None:
   experiment = runner.experiment
   metrics = jax.device_get(metrics)
-  if not metrics["finite"]:
-    raise InputError(
-      f"{experiment.workdir}: the loss or a gradient of step {step} is not"
-      " finite and the update was rejected; lower"
-      " config.optimizer.learning_rate"
+  if guard.accepts(step, bool(metrics["finite"])):
+    window.add(metrics)
+  else:
+    window.reject()
+    display.say(
+      f"step {step}: the loss or a gradient is not finite; skipped, as were"
+      f" {guard.counts['skipped'] - 1} before it"
     )
-  window.add(metrics)
   display.step(step)
   steps_per_epoch = experiment.shape.steps_per_epoch
   every = experiment.config.train.log_every_steps
@@ -247,6 +307,7 @@ def _log_step(step, metrics, window, log, display, runner) -> None:
         "epoch": step / steps_per_epoch,
         "learning_rate": float(experiment.schedule(step - 1)),
         **line,
+        **logs.memory(),
       }
     )
 

@@ -1,7 +1,9 @@
 """The files of a run's workdir, and what a restart may change of them."""
 
+import contextlib
 import csv
 import datetime
+import errno
 import importlib.metadata
 import json
 import pathlib
@@ -9,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -34,6 +37,10 @@ FREE_FIELDS = (
   "train.log_every_steps",
   "train.accumulation",
   "model.encoder.residuals",
+  "train.non_finite",
+  "train.most_skipped",
+  "train.tensorboard",
+  "train.profile_steps",
   "checkpoint.",
   "mesh.",
   "eval.",
@@ -42,6 +49,32 @@ FREE_FIELDS = (
   "data.mode",
   "data.resident_gb",
 )
+
+# What a file system says when it is full, gone or may not be written.
+_REFUSALS = {
+  *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES),
+  *(errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.ESTALE, errno.ENOTCONN),
+}
+
+
+@contextlib.contextmanager
+def saving(workdir: pathlib.Path) -> Iterator[None]:
+  """Says in one line that a file of a run cannot be written.
+
+  Raises:
+    InputError: Instead of an `OSError` of a full or lost folder.
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in _REFUSALS:
+      raise
+    file = f" ({error.filename})" if error.filename else ""
+    raise InputError(
+      f"{workdir}: {error.strerror}{file}; make room, or bring the folder back,"
+      " and start the same command again: it continues from the last sound"
+      " checkpoint"
+    ) from error
 
 
 def read_config(path: pathlib.Path) -> ml_collections.ConfigDict:

@@ -139,6 +139,7 @@ def test_killed_before_or_after_any_file_it_ends_the_same(
       break
     finally:
       monkeypatch.setattr(os, "replace", replace)
+    out.mkdir(exist_ok=True)  # as it was, if there was nothing in it
     stale = out / ".preparation.json.partial"
     if (out / "parts").is_dir():
       stale = out / "parts" / ".0.safetensors.partial"
@@ -453,7 +454,7 @@ def test_folder_of_something_else_is_refused(tmp_path):
   (out / "thesis.txt").write_text("precious")
   with pytest.raises(InputError, match=r"home: it holds thesis\.txt"):
     prepare.prepare(path, out, SETTINGS)
-  with pytest.raises(InputError, match=r"thesis\.txt: .*another --out"):
+  with pytest.raises(InputError, match=r"thesis\.txt: .*choose another"):
     prepare.prepare(path, out / "thesis.txt", SETTINGS)
   assert [file.name for file in out.iterdir()] == ["thesis.txt"]
 

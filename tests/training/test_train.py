@@ -41,7 +41,7 @@ def parameters_sha256(workdir):
   """Hashes the parameters of the last checkpoint."""
   runner = Runner(experiment.open_run(workdir))
   with Checkpoints(workdir / "checkpoints", keep=2) as checkpoints:
-    restored = checkpoints.restore_latest(runner.abstract_state())
+    restored = checkpoints.restore_latest(runner.abstract_state(), print)
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves(restored.state):
     digest.update(np.asarray(leaf).tobytes())
@@ -251,9 +251,15 @@ def test_nothing_is_compiled_after_the_first_step(
   assert len(set(counts.values())) == 1
 
 
-@pytest.mark.slow
-def test_sigkill_at_random_steps_changes_nothing(cohort, tmp_path):
-  """Three kills -9, one of them while a checkpoint is being written."""
+@pytest.mark.parametrize(
+  "num_kills",
+  [
+    pytest.param(2, marks=pytest.mark.slow),
+    pytest.param(19, marks=pytest.mark.soak),
+  ],
+)
+def test_sigkill_at_random_steps_changes_nothing(cohort, tmp_path, num_kills):
+  """So many kills -9, and one more while a checkpoint is being written."""
   command = [
     sys.executable,
     "-m",
@@ -261,7 +267,7 @@ def test_sigkill_at_random_steps_changes_nothing(cohort, tmp_path):
     "train",
     f"--config={ROOT / 'configs' / 'smoke.py'}",
     f"--config.data.records={cohort}",
-    "--config.train.epochs=8",
+    f"--config.train.epochs={4 + 2 * num_kills}",
     "--config.train.log_every_steps=1",
   ]
   environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
@@ -298,11 +304,11 @@ def test_sigkill_at_random_steps_changes_nothing(cohort, tmp_path):
   finish("whole")
   total = steps_logged("whole")
   rng = np.random.default_rng(2026)
-  first, second = sorted(rng.choice(np.arange(2, total - 8), 2, replace=False))
+  steps = rng.choice(np.arange(2, total - 8), num_kills, replace=False)
   checkpoints = tmp_path / "killed" / "checkpoints"
 
-  kill_when("killed", lambda: steps_logged("killed") >= first)
-  kill_when("killed", lambda: steps_logged("killed") >= second)
+  for step in sorted(steps):
+    kill_when("killed", lambda step=step: steps_logged("killed") >= step)
   before = set(checkpoints.glob("*"))
   kill_when(
     "killed",
