@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import time
 import types
 
 import jax.numpy as jnp
@@ -142,14 +143,16 @@ def test_a_lost_folder_is_one_line(features, tmp_path, monkeypatch):
 
   def losing(self, line):
     write(self, line)
-    checkpoints = tmp_path / "run" / "checkpoints"
-    idle = not list(checkpoints.glob("*tmp*"))
-    if idle and list(checkpoints.glob("*.sha256.json")):
+    if line["step"] == 4:
+      deadline = time.monotonic() + 60
+      while list((tmp_path / "run" / "checkpoints").glob("*tmp*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
       (tmp_path / "run").rename(tmp_path / "elsewhere")
 
   monkeypatch.setattr(logs.MetricLog, "write", losing)
   with pytest.raises(InputError) as refused:
-    start(features, tmp_path / "run", "train.epochs=50")
+    start(features, tmp_path / "run")
   assert str(refused.value).startswith(f"{tmp_path / 'run'}: No such file")
   assert not (tmp_path / "run").exists()
 

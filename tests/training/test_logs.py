@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from brainjax.training import logs, train
+from brainjax.training import heartbeat, logs, profiling, train
 
 
 def test_log_continues_as_if_it_had_never_stopped(tmp_path):
@@ -136,7 +136,7 @@ def test_the_loop_logs_the_share_of_idle_time(tmp_path, slow):
   def source(first_step, num_steps):
     for _ in range(first_step, num_steps):
       time.sleep(0.05 * (slow == "source"))
-      yield {}
+      yield {"record_index": None}
 
   def step(state, batch):
     time.sleep(0.05 * (slow == "step"))
@@ -144,10 +144,11 @@ def test_the_loop_logs_the_share_of_idle_time(tmp_path, slow):
 
   config = ml_collections.ConfigDict()
   config.train = {"log_every_steps": 2}
-  config.optimizer = {"learning_rate": 1.0}
   runner = types.SimpleNamespace(
     experiment=types.SimpleNamespace(
-      config=config, shape=types.SimpleNamespace(steps_per_epoch=100)
+      config=config,
+      shape=types.SimpleNamespace(steps_per_epoch=100),
+      schedule=lambda step: 1.0,
     ),
     training_batches=source,
     train_step=step,
@@ -164,10 +165,12 @@ def test_the_loop_logs_the_share_of_idle_time(tmp_path, slow):
       runner,
       train.LoopState(),
       range(7),
-      checkpoints=None,
+      checkpoints=types.SimpleNamespace(prove=lambda: None),
       log=log,
       display=display,
       idle=idle,
+      heart=heartbeat.Heartbeat(tmp_path / "heart", steps_per_epoch=100),
+      profile=profiling.Profile(tmp_path, (), first_step=0, say=print),
       stop=types.SimpleNamespace(requested=False),
     )
   lines = logs.read_log(log_file)
