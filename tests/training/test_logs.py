@@ -171,7 +171,7 @@ def test_the_loop_logs_the_share_of_idle_time(tmp_path, slow):
       idle=idle,
       heart=heartbeat.Heartbeat(tmp_path / "heart", steps_per_epoch=100),
       profile=profiling.Profile(tmp_path, (), first_step=0, say=print),
-      stop=types.SimpleNamespace(requested=False),
+      stop=types.SimpleNamespace(requested=lambda step: False),
     )
   lines = logs.read_log(log_file)
   assert len(lines) == 3
