@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import helpers
 from brainjax import InputError, records
@@ -38,9 +39,35 @@ def test_record_refuses_disagreeing_shapes():
     dataclasses.replace(record, positions_mm=np.zeros(1, np.float32))
 
 
-def test_decode_refuses_other_bytes():
+@pytest.mark.parametrize("text", [b"{}      ", b"[]      ", b"7       "])
+def test_decode_refuses_other_bytes(text):
   with pytest.raises(ValueError, match="not a brainjax record"):
-    records.decode(b"\x08\0\0\0\0\0\0\0{}      ")
+    records.decode(b"\x08\0\0\0\0\0\0\0" + text)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_decode_refuses_a_part_of_a_record(kept):
+  data = records.encode(helpers.random_record(np.random.default_rng(0)))
+  with pytest.raises(ValueError, match="not a brainjax record"):
+    records.decode(data[:kept])
+
+
+def test_what_is_small_does_not_keep_the_slices_in_memory():
+  record = records.decode(
+    records.encode(helpers.random_record(np.random.default_rng(0)))
+  )
+  for array in (record.positions_mm, record.present, record.landmarks):
+    assert array.base is None
+  assert record.slices.base is not None
+
+
+def test_decode_agrees_with_the_library():
+  record = helpers.random_record(np.random.default_rng(0), width=13)
+  data = records.encode(record)
+  for name, expected in safetensors.numpy.load(data).items():
+    found = getattr(records.decode(data), name)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_bits_round_trip():
