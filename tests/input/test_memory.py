@@ -48,7 +48,9 @@ def growth_mb(record_set, steps, put):
   assert 0.6 < pipeline.batch_bytes(record_set, shape) / 1e6 < 1
   batches = pipeline.training_batches(
     record_set,
-    pipeline.training_rows(record_set.lengths, subset, shape, seed=0),
+    pipeline.training_rows(
+      record_set.lengths, subset, shape, seed=0, packs=np.arange(2)
+    ),
     np.zeros(len(record_set), np.int64),
     shape,
     first_step=0,

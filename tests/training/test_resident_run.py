@@ -33,28 +33,36 @@ def gigabytes(cohort, share):
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
 @pytest.mark.parametrize("dealt", [False, True])
-def test_rows_are_taken_on_eight_devices(dealt, dtype):
-  mesh = sharding.make_mesh(8)
+@pytest.mark.parametrize("slice_devices", [1, 2])
+def test_rows_are_taken_on_eight_devices(slice_devices, dealt, dtype):
+  mesh = sharding.make_mesh(8, slice_devices)
   rng = np.random.default_rng(0)
   rows = -rng.integers(0, 99, (80, 4, 4, 1)).astype(dtype)  # -0.0 among them
-  packs = rng.integers(0, 80, (16, 5)).astype(np.int32)
+  packs = rng.integers(0, 80, (16, 6)).astype(np.int32)
   put, take = sharding.row_store(mesh, dealt=dealt)
   store = put(rows)
-  assert store.addressable_shards[0].data.shape[0] == (10 if dealt else 80)
-  given = jax.device_put(packs, sharding.over_packs(mesh))
+  held = 80 // sharding.data_devices(mesh) if dealt else 80
+  assert {s.data.shape[0] for s in store.addressable_shards} == {held}
+  given = jax.device_put(packs, sharding.over_slices(mesh))
   found = take(store, given)
   assert np.asarray(found).tobytes() == rows[packs].tobytes()
   assert found.dtype == dtype
-  assert found.sharding == sharding.over_packs(mesh)
-  # What is exchanged is of a batch's size, never of the store's.
-  text = take.lower(store, given).compile().as_text()
-  pattern = r"= (\w+\[[\d,]*\])\S* (all-\S+?|collective-\S+?|reduce-\w+?)\("
-  exchanged = {
-    ("s32[16,5]", "all-gather"),
-    ("s32[2,5,4,4,1]", "reduce-scatter"),
-  }
-  found = set(re.findall(pattern, text)) - {("s32[]", "reduce-window")}
-  assert found == (exchanged if dealt else set())
+  assert found.sharding == sharding.over_slices(mesh)
+
+
+@pytest.mark.parametrize("dealt", [False, True])
+def test_devices_exchange_a_batch_and_never_the_store(dealt):
+  mesh = sharding.make_mesh(8)
+  put, take = sharding.row_store(mesh, dealt=dealt)
+  store = put(np.zeros((80, 4, 4, 1), np.uint8))
+  rows = jax.device_put(np.zeros((16, 5), np.int32), sharding.over_slices(mesh))
+  text = take.lower(store, rows).compile().as_text()
+  pattern = r"= (\w+\[[\d,]*\])\S* (all-\S+?|collective-\S+?|reduce-scatter)\("
+  assert set(re.findall(pattern, text)) == (
+    {("s32[16,5]", "all-gather"), ("s32[2,5,4,4,1]", "reduce-scatter")}
+    if dealt
+    else set()
+  )
 
 
 @pytest.mark.slow  # five runners
