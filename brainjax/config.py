@@ -138,6 +138,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "tumour: glioma, meningioma, metastasis",
   )
   task.positive = "tumour"  # positive class of a binary task, else ""
+  task.negative = ""  # of more classes, the one without a tumour; "" = unsaid
   task.ignore = ()  # labels of scans to leave out
 
   config.split = split = ml_collections.ConfigDict()
@@ -167,6 +168,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   config.data = data = ml_collections.ConfigDict()
   data.records = ""  # folder that `brainjax prepare` wrote
+  # "natural" | "class" | "source": what is alike in an epoch, by participants
+  data.sampling = "natural"  # each scan once | classes | pairs with a source
   data.scans_per_step = 16  # scans an optimizer step sees, on average
   data.packs = config_dict.placeholder(int)  # G; unset = one a device
   data.pack_slices = config_dict.placeholder(int)  # N; unset = derived
@@ -217,6 +220,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   model.decoder = ml_collections.ConfigDict()  # unless train.objective=classify
   model.decoder.code_channels = 64  # of each place of the last feature map
   model.decoder.widths = (256, 128, 64, 32, 16)  # channels, small to large
+  # "flat" | "hierarchical": tumour or task.negative, then which tumour
+  model.output = "flat"  # how classes are told apart
   model.dropout = 0.5  # of the head's features, before the classifier
   model.dtype = "float32"  # of the computation; parameters stay float32
 
@@ -249,7 +254,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   train.reconstruction_weights = (1.0, 0.01)  # of "joint": first and last
   train.anneal_epochs = 20  # from the first to the last, linearly
   train.patience_epochs = 15  # without a lower validation loss; 0 = never stop
-  train.class_weights = "inverse"  # "inverse" | "none"
+  train.class_weights = "inverse"  # "inverse" | "median" | "effective" | "none"
+  train.loss = "cross_entropy"  # "cross_entropy" | "focal"
+  train.focal_gamma = 2.0  # of "focal": how little easy scans count
+  train.label_smoothing = 0.0  # share of a label that all classes get alike
+  train.logit_adjustment = 0.0  # times a class's log frequency, in training
+  # Of the most frequent class, for each other scan of a pack; 0 = all
+  train.hard_negatives = 0  # scans kept, those of the highest loss
+  train.mixup = 0.0  # a of Beta(a, a), of the head's features; 0 = no mixing
   train.accumulation = 1  # parts of a step, one after another, each G / parts
   train.log_every_steps = 10  # and at the end of every epoch
   train.non_finite = "stop"  # "stop" | "skip" a step whose loss is not finite

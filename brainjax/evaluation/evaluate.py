@@ -16,7 +16,7 @@ from brainjax.training import runner as runner_lib
 from brainjax.training.experiment import Experiment, open_run
 
 SCHEMA_VERSION = 1
-_PROBE_METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
+_PROBE_METRICS = ("accuracy", "balanced_accuracy", "roc_auc", "screening_auc")
 _TINY = 1e-12  # a probe may give a class probability 0; its log must be finite
 
 
@@ -182,6 +182,7 @@ def _score(
   return statistics.score_with_intervals(
     *_participants(experiment, subset, log_probabilities),
     positive=experiment.positive,
+    negative=experiment.negative,
     resamples=experiment.config.eval.resamples,
     seed=experiment.config.eval.seed,
   )
@@ -204,7 +205,7 @@ def _score_probe_answers(
     name: _score(experiment, subset, values) for name, values in found.items()
   }
   return {
-    name: {key: score[key] for key in (*_PROBE_METRICS, "n")}
+    name: {key: score[key] for key in (*_PROBE_METRICS, "n") if key in score}
     for name, score in scores.items()
   }
 

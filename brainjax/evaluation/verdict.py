@@ -13,6 +13,7 @@ import numpy as np
 
 METRICS = {
   "roc_auc": "AUC",
+  "screening_auc": "screening AUC",
   "balanced_accuracy": "balanced accuracy",
   "accuracy": "accuracy",
   "sensitivity": "sensitivity",

@@ -14,6 +14,7 @@ import numpy as np
 
 from brainjax.input import packing
 from brainjax.input import plan as plan_lib
+from brainjax.input.sampling import Sampling
 from brainjax.records import RecordSet
 
 Put = Callable[[dict[str, np.ndarray]], Any]
@@ -27,6 +28,7 @@ def training_rows(
   *,
   seed: int,
   packs: np.ndarray,
+  sampling: Sampling | None = None,
 ) -> RowsOf:
   """Returns the order: a function from a step to i32[g,B] record indices.
 
@@ -36,12 +38,13 @@ def training_rows(
     shape: What `plan_shape` returned for the lengths of `subset`.
     seed: Of the order.
     packs: i64[g], which of the G packs of a step this process reads.
+    sampling: Of `subset`; None to see every scan once an epoch.
   """
 
   # Two: while one epoch ends, batches of the next are already being read.
   @functools.lru_cache(maxsize=2)
   def plan_of(epoch: int) -> np.ndarray:
-    plan = plan_lib.epoch_plan(lengths[subset], seed, epoch, shape)
+    plan = plan_lib.epoch_plan(lengths[subset], seed, epoch, shape, sampling)
     return _record_indices(plan, subset)
 
   def rows_of(step: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import heapq
 import numpy as np
 
 from brainjax import InputError
+from brainjax.input.sampling import Sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class PackShape:
     slices: N, slices a pack holds.
     rows: B, scans a pack holds.
     longest: S, longest sequence the head sees.
-    steps_per_epoch: Steps in which training sees every scan once.
+    steps_per_epoch: Steps in which training sees as many scans as there are.
   """
 
   packs: int
@@ -49,7 +50,8 @@ def plan_shape(
   into. B is the most scans that any pack can come to hold, however ties fall.
 
   Args:
-    lengths: i32[R] slices of each training scan.
+    lengths: i32[R] slices of each training scan; or `Sampling.envelope`, which
+      every epoch then fits.
     packs: G.
     scans_per_step: Scans of a step, on average; unused if N is given.
     pack_slices: N, or None to derive it.
@@ -97,9 +99,17 @@ def plan_shape(
 
 
 def epoch_plan(
-  lengths: np.ndarray, seed: int, epoch: int, shape: PackShape
+  lengths: np.ndarray,
+  seed: int,
+  epoch: int,
+  shape: PackShape,
+  sampling: Sampling | None = None,
 ) -> np.ndarray:
   """Deals every training scan once to the packs of an epoch.
+
+  With sampling, it deals those drawn: the longest takes the place of the
+  longest of the envelope, and so on, so that packs hold at most what they would
+  hold of that.
 
   Ties among equally long scans and among equally full packs fall at random;
   the packs are then dealt to steps at random.
@@ -108,7 +118,8 @@ def epoch_plan(
     lengths: i32[R] slices of each training scan.
     seed: Not negative.
     epoch: Not negative.
-    shape: What `plan_shape` returned for these lengths.
+    shape: What `plan_shape` returned for these lengths, or for the envelope.
+    sampling: Of these scans; None to deal each once.
 
   Returns:
     i32[steps_per_epoch,G,B] indices into `lengths`, -1 = none; the same on
@@ -121,6 +132,9 @@ def epoch_plan(
   sequence = np.random.SeedSequence([seed, epoch])
   rng = np.random.Generator(np.random.Philox(sequence))
   num_packs = shape.steps_per_epoch * shape.packs
+  drawn = None
+  if sampling is not None:
+    drawn, lengths = sampling.draw(rng), sampling.envelope
   packs = _longest_first(
     lengths, num_packs, shape, ties=rng.random((2, len(lengths)))
   )
@@ -131,7 +145,8 @@ def epoch_plan(
       " derive the shape from these lengths with plan_shape"
     )
   dealt = np.argsort(rng.random(num_packs))
-  return _table(packs, shape)[dealt].reshape(-1, shape.packs, shape.rows)
+  table = _table(packs, shape)[dealt].reshape(-1, shape.packs, shape.rows)
+  return table if drawn is None else np.append(drawn, np.int32(-1))[table]
 
 
 def evaluation_plan(lengths: np.ndarray, shape: PackShape) -> np.ndarray:

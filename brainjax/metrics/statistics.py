@@ -87,6 +87,7 @@ def scores(
   targets: np.ndarray,
   *,
   positive: int | None,
+  negative: int | None = None,
   counts: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
   """Returns every metric of the report, f64[...] each, NaN if undefined.
@@ -95,6 +96,8 @@ def scores(
     probabilities: f64[n,K], a row a participant.
     targets: i64[n] true classes.
     positive: Index of a binary task's positive class; None = macro.
+    negative: Of more classes, the one that screening tells from all others;
+      None to leave out "screening_auc".
     counts: i64[...,n] how often each row is drawn. Two models scored on the
       same counts are a paired comparison.
 
@@ -105,7 +108,7 @@ def scores(
   rows: dict[str, Any] = {"counts": counts}
   of_class: dict[str, Any] = {"positive": positive, "counts": counts}
   data = (probabilities, targets)
-  return {
+  found = {
     "accuracy": classification.accuracy(*data, **rows),
     "balanced_accuracy": classification.balanced_accuracy(*data, **rows),
     "sensitivity": classification.sensitivity(*data, **of_class),
@@ -117,6 +120,15 @@ def scores(
     "brier": classification.brier(*data, **rows),
     "ece": calibration.ece(*data, **rows),
   }
+  if negative is not None:
+    healthy = probabilities[:, negative]
+    found["screening_auc"] = classification.roc_auc(
+      np.stack([healthy, 1 - healthy], axis=1),
+      (targets != negative).astype(np.int64),
+      positive=0,  # the same area, and 1 - p rounds what is near 1
+      counts=counts,
+    )
+  return found
 
 
 def score_with_intervals(
@@ -125,6 +137,7 @@ def score_with_intervals(
   groups: Sequence[str],
   *,
   positive: int | None,
+  negative: int | None = None,
   resamples: int,
   seed: int,
 ) -> dict[str, Any]:
@@ -143,6 +156,7 @@ def score_with_intervals(
     targets: i64[n] true classes.
     groups: The unit that is resampled, of each row.
     positive: Index of a binary task's positive class; None = macro.
+    negative: As for `scores`.
     resamples: Number of bootstrap resamples.
     seed: Equal seeds give equal intervals.
 
@@ -154,9 +168,10 @@ def score_with_intervals(
   Raises:
     ValueError: As for `scores`.
   """
-  values = scores(probabilities, targets, positive=positive)
+  indices: dict[str, Any] = {"positive": positive, "negative": negative}
+  values = scores(probabilities, targets, **indices)
   counts = bootstrap_counts(targets, groups, resamples=resamples, seed=seed)
-  resampled = scores(probabilities, targets, positive=positive, counts=counts)
+  resampled = scores(probabilities, targets, **indices, counts=counts)
   varies = all((counts[:, targets == k] != 1).any() for k in np.unique(targets))
   result: dict[str, Any] = {}
   for name, value in values.items():

@@ -31,6 +31,7 @@ def build_classifier(
   num_features: int | None = None,
   residuals: str = "fast",
   axis_name: str | None = None,
+  negative: int | None = None,
 ) -> Classifier:
   """Builds a classifier; its parameters are f32 whatever `dtype` is.
 
@@ -51,6 +52,8 @@ def build_classifier(
       `dense_block.RESIDUALS`; changes memory and speed alone.
     axis_name: Of a mapped axis (pmap, shard_map) that shares batch statistics,
       unless each pack has its own.
+    negative: Index of the class without a tumour, if tumours are screened for
+      and then typed; None, if all classes are told apart alike.
 
   Raises:
     ValueError: A name is unknown; the message lists the choices. Or a field
@@ -87,6 +90,7 @@ def build_classifier(
     decoder=None if decoder is None else Decoder(**decoder, axis_name=shared),
     in_plane=None if in_plane == "none" else IN_PLANE[in_plane](),
     slice_axis=None if slice_axis == "none" else SliceAttention(),
+    negative=negative,
   )
 
 

@@ -16,6 +16,34 @@ from brainjax.models.densenet import pool_maps
 STATISTICS = ("batch", "pack", "frozen")
 
 
+class ScreenThenType(nn.Module):
+  """Two linear classifiers in one: tumour or none, and which tumour.
+
+  What it returns are the log-probabilities of all classes, so that their
+  softmax is the composed distribution, and cross-entropy is the binary one of
+  screening plus, for a tumour, that of typing:
+
+      log p(negative) = log sigmoid(-t)
+      log p(type) = log sigmoid(t) + log softmax(u)[type]
+
+  Attributes:
+    num_classes: Classes K, one of which is no tumour.
+    negative: Index of that one.
+  """
+
+  num_classes: int
+  negative: int
+
+  @nn.compact
+  def __call__(self, features: jax.Array) -> jax.Array:
+    """Returns f[R,K] of f[R,F]."""
+    t = nn.Dense(1, name="screening")(features)
+    u = nn.Dense(self.num_classes - 1, name="typing")(features)
+    typed = jax.nn.log_sigmoid(t) + jax.nn.log_softmax(u)
+    before, after = typed[:, : self.negative], typed[:, self.negative :]
+    return jnp.concatenate([before, jax.nn.log_sigmoid(-t), after], axis=1)
+
+
 class Classifier(nn.Module):
   """Slice encoder, sequence head, and a linear classifier.
 
@@ -36,6 +64,8 @@ class Classifier(nn.Module):
     slice_axis: `(z, mask, positions_mm) -> (z, weights)` before the head.
     decoder: `(maps, weight, *, slice_shape, groups, train) -> drawn`, if
       slices are to be reconstructed; see `autoencoder.py`.
+    negative: Index of the class without a tumour, to screen for tumours and
+      type them; None to tell all classes apart alike.
   """
 
   encoder: nn.Module
@@ -46,6 +76,7 @@ class Classifier(nn.Module):
   decoder: nn.Module | None = None
   in_plane: nn.Module | None = None
   slice_axis: nn.Module | None = None
+  negative: int | None = None
 
   def __call__(
     self,
@@ -202,7 +233,13 @@ class Classifier(nn.Module):
     if train and self.dropout:
       rows = jnp.arange(len(z)) if row_ids is None else row_ids
       features = _drop(features, self.dropout, self.make_rng("dropout"), rows)
-    logits = nn.Dense(self.num_classes, name="classifier")(features)
+    if self.negative is None:
+      classifier = nn.Dense(self.num_classes, name="classifier")
+    else:
+      classifier = ScreenThenType(
+        self.num_classes, self.negative, name="classifier"
+      )
+    logits = classifier(features)
     return logits.astype(jnp.float32)
 
   def _describe_and_draw(self, slices, valid, train):

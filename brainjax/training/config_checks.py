@@ -11,7 +11,14 @@ from brainjax import InputError
 from brainjax import config as config_lib
 from brainjax.input import resident
 from brainjax.models import classifier, dense_block, densenet, heads
-from brainjax.training import optimizer, rates, schedule, sharding
+from brainjax.training import (
+  balance,
+  losses,
+  optimizer,
+  rates,
+  schedule,
+  sharding,
+)
 from brainjax.training.step import OBJECTIVES
 
 
@@ -29,8 +36,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     "optimizer.name": optimizer.OPTIMIZERS,
     "optimizer.clip": tuple(optimizer.CLIPS),
     "optimizer.schedule": schedule.SCHEDULES,
-    "train.class_weights": ("inverse", "none"),
     "data.mode": resident.MODES,
+    "train.class_weights": losses.CLASS_WEIGHTS,
+    "train.loss": ("cross_entropy", "focal"),
+    "data.sampling": tuple(balance.SAMPLING),
+    "model.output": ("flat", "hierarchical"),
     "train.objective": tuple(OBJECTIVES),
     "model.encoder.residuals": dense_block.RESIDUALS,
     "mesh.parallelism": sharding.PARALLELISM,
@@ -49,6 +59,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     "train.accumulation": 1,
     "model.encoder.chunk_slices": 0,
     "mesh.slice_devices": 1,
+    "train.focal_gamma": 0,
+    "train.label_smoothing": 0,
+    "train.logit_adjustment": 0,
+    "train.hard_negatives": 0,
+    "train.mixup": 0,
     "model.decoder.code_channels": 1,
     "checkpoint.every_epochs": 1,
     "checkpoint.keep": 1,
@@ -291,4 +306,82 @@ def _check_augment(augment: ml_collections.ConfigDict) -> None:
   if gamma[0] > gamma[1]:
     raise InputError(
       f"config.augment.gamma={gamma}: give the lower exponent first"
+    )
+
+
+def check_balance(config: ml_collections.ConfigDict) -> None:
+  """Checks that what is done about rare classes goes together.
+
+  Raises:
+    InputError: It does not, or there is nothing to classify.
+  """
+  train = config.train
+  if train.label_smoothing >= 1:
+    raise InputError(
+      f"config.train.label_smoothing={train.label_smoothing}: less than 1"
+    )
+  fields = config_lib.leaf_fields(config)
+  defaults = config_lib.leaf_fields(config_lib.get_config())
+  remedies = {
+    "train.class_weights": "none",
+    "data.sampling": "natural",
+    "train.logit_adjustment": 0,
+    "train.hard_negatives": 0,
+  }
+  if train.objective == "reconstruct":
+    labelled = (
+      *("train.loss", "train.label_smoothing", "train.mixup"),
+      "model.output",
+    )
+    for name in (*remedies, *labelled):
+      if fields[name] != defaults[name]:
+        raise InputError(
+          f"config.{name}={fields[name]!r}: is of classes, and"
+          " config.train.objective='reconstruct' has none; leave it at"
+          f" {defaults[name]!r}"
+        )
+    return
+  used = [name for name, off in remedies.items() if fields[name] != off]
+  if len(used) > 1:
+    raise InputError(
+      f"config.{used[0]}={fields[used[0]]!r} and"
+      f" config.{used[1]}={fields[used[1]]!r}: both make up for rare classes,"
+      f" and together too much; set config.{used[0]} to"
+      f" {remedies[used[0]]!r}"
+    )
+  for first, second, why in (
+    ("train.mixup", "train.hard_negatives", "a mix has no one class"),
+    ("train.mixup", "model.output", "only a linear classifier mixes"),
+    (
+      "train.label_smoothing",
+      "train.loss",
+      "focal loss is of one class, and smoothing of all",
+    ),
+  ):
+    if fields[first] and fields[second] != defaults[second]:
+      raise InputError(
+        f"config.{first}={fields[first]} and"
+        f" config.{second}={fields[second]!r}: {why}; leave one out"
+      )
+
+
+def check_output(
+  config: ml_collections.ConfigDict, classes: Sequence[str]
+) -> None:
+  """Checks that the class without a tumour is one, and is there if needed.
+
+  Raises:
+    InputError: It is not.
+  """
+  negative = config.task.negative
+  if negative and (negative not in classes or len(classes) < 3):
+    raise InputError(
+      f"config.task.negative={negative!r}: name one of at least three classes,"
+      f" of {list(classes)}; leave it empty if none is without a tumour, or if"
+      " there are only two"
+    )
+  if config.model.output == "hierarchical" and not negative:
+    raise InputError(
+      "config.model.output='hierarchical': screens for tumours and types them;"
+      " set config.task.negative to the class without a tumour"
     )

@@ -18,8 +18,10 @@ import optax
 from brainjax import InputError, records
 from brainjax import config as config_lib
 from brainjax.input import plan
+from brainjax.input.sampling import Sampling
 from brainjax.models.classifier import Classifier
 from brainjax.training import (
+  balance,
   config_checks,
   losses,
   optimizer,
@@ -48,6 +50,7 @@ class Experiment:
     scans: Rows of `splits.csv`: the scans that take part.
     targets: i64[R] class index of each record; -1 for those left out.
     shape: Of a packed batch.
+    sampling: How an epoch draws training scans; None: each once.
   """
 
   config: ml_collections.ConfigDict
@@ -57,27 +60,41 @@ class Experiment:
   scans: tuple[Mapping[str, str], ...]
   targets: np.ndarray
   shape: plan.PackShape
+  sampling: Sampling | None
 
   @property
   def positive(self) -> int | None:
     """Index of the positive class of a binary task."""
     return config_checks.positive_index(self.config, self.classes)
 
+  @property
+  def negative(self) -> int | None:
+    """Index of the class without a tumour, if one is named."""
+    name = self.config.task.negative
+    return self.classes.index(name) if name else None
+
   @functools.cached_property
   def class_weights(self) -> tuple[float, ...]:
     """Weights of the loss, from the training participants."""
     if self.objective == "reconstruct":
       return (1.0,) * len(self.classes)
-    class_of = {}
-    for scan in self.scans:
-      target = self.targets[int(scan["record_index"])]
-      if scan["split"] == "train" and target >= 0:
-        class_of[scan["participant_id"]] = target
-    return losses.class_weights(
-      np.array(list(class_of.values())),
-      len(self.classes),
-      self.config.train.class_weights,
+    counts = balance.count_participants(self._training_scans, self.classes)
+    return losses.class_weights(counts, self.config.train.class_weights)
+
+  @functools.cached_property
+  def validation_weights(self) -> tuple[float, ...]:
+    """Weights of the validation loss; see `balance.validation_weights`."""
+    config = self.config
+    kind, strength = config.data.sampling, config.train.logit_adjustment
+    if kind == "natural" and not strength:
+      return self.class_weights
+    return balance.validation_weights(
+      kind, self._training_scans, self.classes, strength
     )
+
+  @property
+  def _training_scans(self) -> list[Mapping[str, str]]:
+    return [scan for scan in self.scans if scan["split"] == "train"]
 
   @property
   def rates(self) -> rates_lib.Rates:
@@ -98,7 +115,10 @@ class Experiment:
     """Shapes and types of the model's `{"params", "batch_stats"}`."""
     record_set = self.record_set
     model = trained.build_model(
-      self.config.model, len(self.classes), record_set.num_features
+      self.config.model,
+      self.classes,
+      record_set.num_features,
+      negative=self.config.task.negative,
     )
     return trained.variable_shapes(
       model, self.objective, record_set.slice_shape
@@ -131,14 +151,18 @@ class Experiment:
     mapped = config.mesh.parallelism == "pmap"
     axis_name = sharding.DATA_AXIS if mapped else None
     model = trained.build_model(
-      config.model, len(self.classes), features, axis_name
+      config.model,
+      self.classes,
+      features,
+      axis_name,
+      negative=config.task.negative,
     )
     settings = StepSettings(
       zero_code=records.ZERO_CODES[self.record_set.dtype],
       num_rows=self.shape.rows,
       max_length=self.shape.longest,
       scans_per_step=len(self.subset("train")) / self.shape.steps_per_epoch,
-      class_weights=self.class_weights,
+      loss=self._loss_settings(),
       augment=None if features else AugmentRanges(**config.augment),
       seed=config.train.seed,
       objective=self.objective,
@@ -153,6 +177,21 @@ class Experiment:
     )
     rule = optimizer.from_config(config.optimizer, self.schedule)
     return model, rule, settings
+
+  def _loss_settings(self) -> losses.LossSettings:
+    train = self.config.train
+    if self.objective == "reconstruct":
+      return losses.LossSettings(self.class_weights)
+    counts = balance.count_participants(self._training_scans, self.classes)
+    return losses.LossSettings(
+      class_weights=self.class_weights,
+      focal_gamma=train.focal_gamma if train.loss == "focal" else 0.0,
+      label_smoothing=train.label_smoothing,
+      adjustment=losses.logit_adjustment(counts, train.logit_adjustment),
+      hard_negatives=train.hard_negatives,
+      frequent=int(np.argmax(counts)),
+      mixup=train.mixup,
+    )
 
   @property
   def encoder_is_frozen(self) -> bool:
@@ -173,7 +212,9 @@ class Experiment:
         on groups that this run is to be evaluated on.
     """
     path = pathlib.Path(self.config.model.init_from)
-    model = trained.build_model(self.config.model, len(self.classes))
+    model = trained.build_model(
+      self.config.model, self.classes, negative=self.config.task.negative
+    )
     slice_shape = self.record_set.slice_shape
     point = starting_point.read_starting_point(path, model.encoder, slice_shape)
     shapes = self.variable_shapes
@@ -237,6 +278,7 @@ def resolve(
   if encoder is not None:
     config_checks.take_features(config, encoder)
   config_checks.check_regime(config)
+  config_checks.check_balance(config)
   if config_file.is_file():
     workdir_lib.refuse_changes(config, workdir)
 
@@ -250,6 +292,7 @@ def resolve(
   experiment = _derive(config, workdir, record_set, classes, scans)
   config_checks.check_chunks(config, experiment.shape.slices)
   _ = experiment.positive  # which refuses a binary task without one
+  config_checks.check_output(config, classes)
   scans_lib.check_splits(scans, classes, experiment.objective)
   try:
     shapes = experiment.variable_shapes
@@ -318,11 +361,19 @@ def _derive(config, workdir, record_set, classes, scans) -> Experiment:
       f"{record_set.path}: no scan is left for training; see"
       " config.task.classes and config.split"
     )
+  trained_on = np.array(lengths["train"], np.int32)
+  sampling = balance.make_sampling(
+    config.data.sampling,
+    [scan for scan in scans if scan["split"] == "train"],
+    trained_on,
+  )
   shape = plan.plan_shape(
-    np.array(lengths["train"], np.int32),
+    trained_on if sampling is None else sampling.envelope,
     packs=config.data.packs,
     scans_per_step=config.data.scans_per_step,
     pack_slices=config.data.pack_slices,
     longest=int(max(sum(lengths.values(), []))),
   )
-  return Experiment(config, workdir, record_set, classes, scans, targets, shape)
+  return Experiment(
+    config, workdir, record_set, classes, scans, targets, shape, sampling
+  )

@@ -30,6 +30,7 @@ def write_model_file(
     "classes": list(experiment.classes),
     "class_labels": config_lib.parse_classes(config.task.classes),
     "positive": config.task.positive,
+    "negative": config.task.negative,
     "model": config.model.to_dict(),
     "modalities": record_set.index["modalities"],
     "preparation": record_set.index["preparation"],

@@ -132,6 +132,7 @@ class Runner:
       experiment.shape,
       seed=experiment.config.train.seed,
       packs=self._packs,
+      sampling=experiment.sampling,
     )
     source = record_set, rows_of, experiment.targets, experiment.shape
     steps = {"first_step": first_step, "num_steps": num_steps}

@@ -10,7 +10,7 @@ all it takes to continue a run exactly.
 import dataclasses
 import functools
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ class StepSettings:
     num_rows: B, scans of a pack.
     max_length: S, the longest sequence.
     scans_per_step: Divisor of the loss; scans a step has on average.
-    class_weights: A weight a class, in the loss only.
+    loss: What the classification loss is made of.
     augment: Ranges of the random variation; None to go without.
     seed: Root of every random key.
     objective: One of `OBJECTIVES`.
@@ -63,7 +63,7 @@ class StepSettings:
   num_rows: int
   max_length: int
   scans_per_step: float
-  class_weights: Sequence[float]
+  loss: losses.LossSettings
   augment: augment.AugmentRanges | None
   seed: int
   objective: str = "classify"
@@ -116,10 +116,9 @@ def make_train_step(
   besides, if that is not the loss; `scans`, `slices`; and `finite`, 0 if the
   update was rejected because the loss or a gradient was not finite.
   """
-  weight_of_class = jnp.array(settings.class_weights, jnp.float32)
   first, last = settings.reconstruction_weights
 
-  def loss_of(outputs, slices, batch, step):
+  def loss_of(outputs, slices, batch, step, mix_key):
     """Returns the sum to descend on, and metrics."""
     if settings.objective == "reconstruct":
       errors = jnp.sum(scan_errors(slices, outputs[0], batch))
@@ -127,16 +126,9 @@ def make_train_step(
     logits, drawn = outputs, None
     if settings.objective == "joint":
       logits, drawn = outputs
-    scan_weight, known = _loss_weights(batch, weight_of_class)
-    losses_gb = losses.scan_cross_entropy(logits, batch["label"])
-    loss = jnp.sum(losses_gb * scan_weight)
-    correct = jnp.argmax(logits, axis=-1) == batch["label"]
-    metrics = {
-      "loss": loss,
-      "weight": jnp.sum(scan_weight),
-      "correct": jnp.sum(correct * known),
-      "labelled": jnp.sum(known),
-    }
+    loss, metrics = losses.classification_loss(
+      logits, batch, mix_key, settings.loss
+    )
     if drawn is None:
       return loss, metrics
     errors = jnp.sum(scan_errors(slices, drawn, batch))
@@ -177,9 +169,9 @@ def make_train_step(
   def sums_of(state: TrainState, batch: Batch):
     """Returns of packs the gradient, metrics, and how averages are moved."""
     root = jax.random.key(settings.seed)
-    augment_key, dropout_key = jax.random.split(
-      jax.random.fold_in(root, state.step)
-    )
+    step_key = jax.random.fold_in(root, state.step)
+    augment_key, dropout_key = jax.random.split(step_key)
+    mix_key = jax.random.fold_in(step_key, 2)  # not 0 or 1: those of the split
     slices = dequantise(batch, settings.zero_code)
     if settings.augment is not None:
       slices = augment.vary_batch(slices, batch, augment_key, settings.augment)
@@ -189,7 +181,7 @@ def make_train_step(
       outputs, batch_stats = apply(
         params, state.batch_stats, slices, batch, dropout_key
       )
-      loss, metrics = loss_of(outputs, slices, batch, state.step)
+      loss, metrics = loss_of(outputs, slices, batch, state.step, mix_key)
       return loss / settings.scans_per_step, (metrics, batch_stats)
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
@@ -277,9 +269,3 @@ def dequantise(batch: Batch, zero_code: int) -> jax.Array:
 def model_inputs(batch: Batch) -> tuple[jax.Array, ...]:
   """Returns what the model takes besides the slices."""
   return batch["owner"], batch["position"], batch["positions_mm"]
-
-
-def _loss_weights(batch: Batch, weight_of_class: jax.Array):
-  label = batch["label"]
-  known = batch["weight"] * (label >= 0)
-  return known * weight_of_class[jnp.where(label >= 0, label, 0)], known

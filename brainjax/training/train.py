@@ -319,7 +319,8 @@ def _summary(experiment, num_parameters: int) -> str:
     for split in ("train", "validation", "test")
   )
   lengths = experiment.record_set.lengths[experiment.subset("train")]
-  epoch = plan.epoch_plan(lengths, config.train.seed, 0, shape)
+  seed, sampling = config.train.seed, experiment.sampling
+  epoch = plan.epoch_plan(lengths, seed, 0, shape, sampling)
   fill = plan.pack_fill(epoch, lengths, shape.slices)
   features = experiment.record_set.encoder is not None
   parts = ["features of " * features + config.model.encoder.preset]

@@ -57,8 +57,9 @@ def load_trained(workdir: pathlib.Path) -> Trained:
   features = facts.get("encoder")
   model = build_model(
     ml_collections.ConfigDict(facts["model"]),
-    len(facts["classes"]),
+    facts["classes"],
     facts["slice_shape"][-1] if features else None,
+    negative=facts["negative"],
   )
   abstract = variable_shapes(model, facts["objective"], facts["slice_shape"])
   weights = facts.get("weights", "params")  # runs before 0.1 had no average
@@ -118,7 +119,9 @@ def read_model_file(workdir: pathlib.Path) -> dict[str, Any]:
       f" reads {SCHEMA_VERSION}; run `brainjax train` again, with another"
       " --workdir"
     )
-  return content
+  # A run from before these existed told all classes apart alike.
+  content["model"] = {"output": "flat"} | content["model"]
+  return {"negative": ""} | content
 
 
 def shared_facts(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
@@ -150,17 +153,20 @@ def shared_facts(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
 
 def build_model(
   section: ml_collections.ConfigDict,
-  num_classes: int,
+  classes: Sequence[str],
   num_features: int | None = None,
   axis_name: str | None = None,
+  *,
+  negative: str,
 ) -> Classifier:
   """Builds the model of the config's section `model`.
 
   Args:
     section: Of the config.
-    num_classes: K.
+    classes: Names, in index order.
     num_features: D, if it reads features; None, if it reads images.
     axis_name: Of a mapped axis that its packs are dealt over.
+    negative: `task.negative`, which an output of "hierarchical" needs.
   """
   return build.build_classifier(
     preset=section.encoder.preset,
@@ -168,7 +174,7 @@ def build_model(
     head=section.head.to_dict(),
     dropout=section.dropout,
     dtype=section.dtype,
-    num_classes=num_classes,
+    num_classes=len(classes),
     in_plane=section.attention.in_plane,
     slice_axis=section.attention.slice_axis,
     decoder=section.decoder,
@@ -176,6 +182,9 @@ def build_model(
     # A model of before there was a choice kept what is fast.
     residuals=section.encoder.get("residuals", "fast"),
     axis_name=axis_name,
+    negative=classes.index(negative)
+    if section.output == "hierarchical"
+    else None,
   )
 
 

@@ -33,7 +33,7 @@ def _validate_classes(
 ) -> float:
   experiment = runner.experiment
   targets = experiment.targets[subset]
-  weights = np.array(experiment.class_weights)[targets]
+  weights = np.array(experiment.validation_weights)[targets]
   losses = -log_probabilities[np.arange(len(subset)), targets]
   loss = float((losses * weights).sum() / weights.sum())
   rows = experiment.record_set.rows

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+import sklearn.metrics
 
 from brainjax.metrics import statistics
 
@@ -154,6 +155,27 @@ def test_report_holds_exactly_the_contract(num_classes):
       assert entry["high"] - entry["low"] > 0.01
   assert result["ece"]["value"] > 0
   assert result["ece"]["low"] is result["ece"]["high"] is None
+
+
+def test_screening_auc_is_that_of_one_class_against_all_others():
+  probabilities, targets = predictions(0, 60, 4)
+  result = statistics.score_with_intervals(
+    probabilities,
+    targets,
+    own_groups(60),
+    positive=None,
+    negative=2,
+    resamples=100,
+    seed=0,
+  )
+  entry = result["screening_auc"]
+  expected = sklearn.metrics.roc_auc_score(targets != 2, -probabilities[:, 2])
+  assert entry["value"] == pytest.approx(expected)
+  assert entry["low"] < entry["value"] < entry["high"]
+  # What is as good as certain is still in order.
+  order = np.array([[1e-30, 1.0, 0.0], [1e-20, 1.0, 0.0]])
+  scores = statistics.scores(order, np.array([1, 0]), positive=None, negative=0)
+  assert scores["screening_auc"] == 1
 
 
 def test_interval_covers_the_truth_as_often_as_it_says():

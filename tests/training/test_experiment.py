@@ -6,7 +6,7 @@ import pytest
 
 import helpers
 from brainjax import InputError
-from brainjax.training import experiment, model_file, workdir
+from brainjax.training import experiment, model_file, trained, workdir
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,12 @@ def test_packs_of_the_first_start_stay(cohort, tmp_path):
     ("data.records=nowhere", "nowhere: no index.json"),
     ("data.records=", "config.data.records: unset"),
     ("model.head.readout=first", "config.model: .*readout"),
+    ("train.class_weights=frequency", "config.train.class_weights='frequency'"),
+    ("train.label_smoothing=1.0", "config.train.label_smoothing=1.0: less"),
+    ("train.mixup=-1", "config.train.mixup=-1.0: at least 0"),
+    ("data.sampling=class", "class_weights='inverse' and config.data.sampling"),
+    ("task.negative=normal", "config.task.negative='normal': .* three"),
+    ("model.output=hierarchical", "set config.task.negative"),
     ("model.head.num_layers=0", "config.model: .*num_layers"),
     ("model.head.budget=3", "config.model: .*budget"),
     ("augment.scale=1.0", "config.augment.scale=1.0: .* from 0 to 0.9"),
@@ -183,6 +189,89 @@ def test_class_weights_count_participants_not_scans(tmp_path):
   helpers.write_records(tmp_path / "records", scans)
   run = resolve(tmp_path / "records", tmp_path / "run")
   assert run.class_weights == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+  "overrides, message",
+  [
+    (
+      ("train.logit_adjustment=1", "data.sampling=source"),
+      "data.sampling='source' and config.train.logit_adjustment=1.0: both",
+    ),
+    (("train.mixup=1", "train.hard_negatives=3"), "a mix has no one class"),
+    (("train.mixup=1", "model.output=hierarchical"), "only a linear"),
+    (("train.label_smoothing=0.1", "train.loss=focal"), "leave one out"),
+    (
+      ("train.objective=reconstruct", "train.class_weights=inverse")
+      + ("data.sampling=class",),
+      "config.data.sampling='class': is of classes",
+    ),
+  ],
+)
+def test_remedies_that_do_not_go_together_are_refused(
+  cohort, tmp_path, overrides, message
+):
+  with pytest.raises(InputError, match=message):
+    resolve(cohort, tmp_path, "train.class_weights=none", *overrides)
+
+
+def test_loss_and_sampling_are_of_the_training_participants(tmp_path):
+  rng = np.random.default_rng(0)
+  labels = ["normal"] * 20 + ["glioma"] * 10
+  scans = [
+    helpers.random_record(rng, participant_id=f"p{i}", label=label)
+    for i, label in enumerate(labels)
+  ]
+  helpers.write_records(tmp_path / "records", scans)
+  off = "train.class_weights=none"
+
+  def settings_of(name, *overrides):
+    run = resolve(tmp_path / "records", tmp_path / name, off, *overrides)
+    return run, run.build()[2].loss
+
+  # 12 and 6 of 30 are of the training split.
+  run, loss = settings_of("adjusted", "train.logit_adjustment=2.0")
+  np.testing.assert_allclose(
+    loss.adjustment, 2 * np.log([2 / 3, 1 / 3]), rtol=1e-6
+  )
+  assert run.class_weights == (1.0, 1.0)
+  np.testing.assert_allclose(run.validation_weights, [0.5, 2.0])
+  run, loss = settings_of("mined", "train.hard_negatives=2")
+  assert (loss.hard_negatives, loss.frequent) == (2, 0)
+  assert run.validation_weights == (1.0, 1.0)
+  assert run.sampling is None
+  run, loss = settings_of(
+    "sampled", "data.sampling=class", "train.loss=focal", "train.mixup=0.3"
+  )
+  assert (loss.focal_gamma, loss.mixup, loss.adjustment) == (2.0, 0.3, ())
+  assert run.sampling is not None
+  of_class = run.targets[run.subset("train")]
+  np.testing.assert_allclose(run.sampling.expected[of_class == 0], 9 / 12)
+  np.testing.assert_allclose(run.sampling.expected[of_class == 1], 9 / 6)
+  np.testing.assert_allclose(run.validation_weights, [0.75, 1.5])
+  model_file.write_model_file(run, num_parameters=7)
+  again = experiment.open_run(tmp_path / "sampled")
+  assert again.sampling.parts == run.sampling.parts
+  assert again.build()[2] == run.build()[2]
+
+
+def test_what_an_older_run_does_not_know_has_its_default(cohort, tmp_path):
+  run = resolve(cohort, tmp_path)
+  model_file.write_model_file(run, num_parameters=7)
+  for name, gone in (
+    ("config.json", (("task", "negative"), ("data", "sampling"))),
+    ("model.json", (("model", "output"),)),
+  ):
+    path = tmp_path / name
+    fields = json.loads(path.read_text())
+    for section, field in gone:
+      del fields[section][field]
+    fields.pop("negative", None)
+    path.write_text(json.dumps(fields))
+  again = experiment.open_run(tmp_path)
+  assert again.config.to_dict() == run.config.to_dict()
+  assert trained.read_model_file(tmp_path)["model"]["output"] == "flat"
+  assert again.negative is None
 
 
 def test_run_of_other_records_is_refused(cohort, tmp_path):
