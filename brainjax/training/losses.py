@@ -190,7 +190,7 @@ def draw_mixes(
   Returns:
     i32[G,B] row of the partner, and f32[G,B] own share.
 
-  Source: Verma et al. 2019, arXiv:1806.05236, eq. 1, at the last hidden layer.
+  Source: Verma et al. 2019, arXiv:1806.05236, at the last hidden layer.
   Differs: a share a scan, not one a batch; and every scan has a partner.
   """
 
@@ -222,7 +222,7 @@ def class_weights(counts: np.ndarray, kind: str) -> tuple[float, ...]:
     K floats. Their mean over the participants is 1, unless those of "median".
 
   Source: Eigen and Fergus 2015, arXiv:1411.4734 ("median"); Cui et al. 2019,
-  arXiv:1901.05555, eq. 2 ("effective"; theirs add up to K).
+  arXiv:1901.05555 ("effective"; theirs add up to K).
   """
   if kind == "none":
     return (1.0,) * len(counts)
