@@ -278,7 +278,7 @@ def resolve(
   if encoder is not None:
     config_checks.take_features(config, encoder)
   config_checks.check_regime(config)
-  config_checks.check_balance(config)
+  balance.check_balance(config)
   if config_file.is_file():
     workdir_lib.refuse_changes(config, workdir)
 
@@ -292,7 +292,7 @@ def resolve(
   experiment = _derive(config, workdir, record_set, classes, scans)
   config_checks.check_chunks(config, experiment.shape.slices)
   _ = experiment.positive  # which refuses a binary task without one
-  config_checks.check_output(config, classes)
+  balance.check_output(config, classes)
   scans_lib.check_splits(scans, classes, experiment.objective)
   try:
     shapes = experiment.variable_shapes
