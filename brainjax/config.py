@@ -168,8 +168,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   config.data = data = ml_collections.ConfigDict()
   data.records = ""  # folder that `brainjax prepare` wrote
-  # "natural" | "class" | "source": what is alike in an epoch, by participants
-  data.sampling = "natural"  # each scan once | classes | pairs with a source
+  # "natural": each scan once an epoch; "class": all classes as often, counted
+  # by participants; "source": all pairs of a source and a class as often
+  data.sampling = "natural"  # of training scans
   data.scans_per_step = 16  # scans an optimizer step sees, on average
   data.packs = config_dict.placeholder(int)  # G; unset = one a device
   data.pack_slices = config_dict.placeholder(int)  # N; unset = derived
@@ -259,8 +260,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   train.focal_gamma = 2.0  # of "focal": how little easy scans count
   train.label_smoothing = 0.0  # share of a label that all classes get alike
   train.logit_adjustment = 0.0  # times a class's log frequency, in training
-  # Of the most frequent class, for each other scan of a pack; 0 = all
-  train.hard_negatives = 0  # scans kept, those of the highest loss
+  # The hardest of the most frequent class, for each other scan of a pack
+  train.hard_negatives = 0  # scans kept; 0 = all
   train.mixup = 0.0  # a of Beta(a, a), of the head's features; 0 = no mixing
   train.accumulation = 1  # parts of a step, one after another, each G / parts
   train.log_every_steps = 10  # and at the end of every epoch
