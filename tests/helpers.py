@@ -137,6 +137,7 @@ def write_features(
     "selection_group_ids": [],
     "records": str(folder / "gone"),
     "records_sha256": "",
+    "slice_shape": [16, 16, 1],
   }
   index_file.write_text(json.dumps(index))
   return records.RecordSet(folder)
