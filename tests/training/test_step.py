@@ -99,8 +99,28 @@ def test_loss_falls_on_a_fixed_batch(cohort, tmp_path):
   assert metrics["finite"] == 1
 
 
+AVERAGED = (
+  "optimizer.ema_decay=0.9",
+  "optimizer.schedule=cosine",
+  "optimizer.final_rate=0.0",
+)
+
+
+def test_the_rate_is_that_of_the_step(cohort, tmp_path):
+  run = make_run(cohort, tmp_path, *AVERAGED)
+  model, optimizer, settings = run.build()
+  batch = make_batch(run, [padded(run, [0, 1])])
+  train_step = jax.jit(step.make_train_step(model, optimizer, settings))
+  state = init(model, optimizer, settings, batch)
+  last = run.config.train.epochs * run.shape.steps_per_epoch - 1
+  for at, moves in ((0, True), (last, False)):
+    after, _ = train_step(state.replace(step=np.int32(at)), batch)
+    moved = after.params["classifier"]["bias"] != 0
+    assert np.all(np.asarray(moved) == moves)
+
+
 def test_non_finite_update_is_rejected(cohort, tmp_path):
-  run = make_run(cohort, tmp_path, "optimizer.ema_decay=0.9")
+  run = make_run(cohort, tmp_path, *AVERAGED)
   model, optimizer, settings = run.build()
   batch = make_batch(run, [padded(run, [0, 1])])
   train_step = jax.jit(step.make_train_step(model, optimizer, settings))
