@@ -62,7 +62,7 @@ def load_trained(workdir: pathlib.Path) -> Trained:
     negative=facts["negative"],
   )
   abstract = variable_shapes(model, facts["objective"], facts["slice_shape"])
-  weights = facts.get("weights", "params")  # runs before 0.1 had no average
+  weights = facts.get("weights", "params")  # earlier runs had no average
   abstract[weights] = abstract.pop("params")
   step, folder = best_step(workdir), workdir / "checkpoints"
   variables = checkpoint.restore_arrays(folder, step, abstract)
