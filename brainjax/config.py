@@ -104,7 +104,7 @@ AUGMENT_PRESETS = {
     "scale": 0.1,
     "translation": 8 / 128,
     "shear_degrees": 1.0,
-    "elastic_alpha": 7 / 128,
+    "elastic_alpha": 4 / 128,
     "elastic_sigma": 8 / 128,
     "bias_field": 0.3,
     "gamma": (0.7, 1.5),

@@ -10,7 +10,12 @@ import numpy as np
 
 from brainjax import InputError, records
 from brainjax.cohort.splits import SPLITS
-from brainjax.evaluation import attention, baselines, reconstruction
+from brainjax.evaluation import (
+  attention,
+  augmentation,
+  baselines,
+  reconstruction,
+)
 from brainjax.metrics import classification, statistics
 from brainjax.training import runner as runner_lib
 from brainjax.training.experiment import Experiment, open_run
@@ -27,6 +32,7 @@ def evaluate(workdir: pathlib.Path, split: str = "test") -> dict[str, Any]:
   `reconstruction` and `feature_probes`. Else it writes the split's rows of
   `predictions.csv` and `predictions_participant.csv`, and its part of
   `metrics.json`; and what `attention.py` says, if the model has attention.
+  Either way, `augmentation.npz` if the training scans are varied.
 
   Args:
     workdir: Of the run.
@@ -44,6 +50,7 @@ def evaluate(workdir: pathlib.Path, split: str = "test") -> dict[str, Any]:
     raise InputError(f"{workdir / 'splits.csv'}: no scan in split {split!r}")
   runner = runner_lib.Runner(experiment)
   step = runner_lib.restore_best(runner)
+  augmentation.write_draws(experiment)
   if experiment.objective == "reconstruct":
     scores = _score_reconstruction(experiment, runner, split)
     scores |= {"classes": list(experiment.classes), "step": step}

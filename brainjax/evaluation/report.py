@@ -21,6 +21,7 @@ from brainjax import InputError, records
 from brainjax import config as config_lib
 from brainjax.evaluation import (
   attention_figure,
+  augmentation_figure,
   exhibits,
   figures,
   reconstruction_page,
@@ -110,6 +111,7 @@ def write_report(
     problem=problem,
     sections=SECTIONS[kind],
     learning=exhibits.learning(run.log),
+    augmentation=augmentation_figure.augmentation_exhibit(run),
     speed=tables.speed(run.log),
     fields=config_lib.leaf_fields(ml_collections.ConfigDict(run.config)),
     sources=[(r.name, r.files) for r in runs]

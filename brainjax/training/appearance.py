@@ -92,6 +92,24 @@ def intensity_ranges(
   return jnp.minimum(low, 0), jnp.maximum(high, 0)
 
 
+def background(slices: jax.Array) -> jax.Array:
+  """Finds the background: exact zeros that touch another.
+
+  A zero with other intensities all around is the brain's mean, rounded.
+
+  Args:
+    slices: f[N,H,W,C] z-scores.
+
+  Returns:
+    bool[N,H,W,C].
+  """
+  zero = slices == 0
+  framed = jnp.pad(zero, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=True)
+  above, below = framed[:, :-2, 1:-1], framed[:, 2:, 1:-1]
+  left, right = framed[:, 1:-1, :-2], framed[:, 1:-1, 2:]
+  return zero & (above | below | left | right)
+
+
 def reshade(
   slices: jax.Array,
   low: jax.Array,

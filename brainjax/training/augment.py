@@ -33,6 +33,10 @@ _DRAWS = (
 )
 
 
+# Of what `draw_scan` returns, what changes intensities.
+_INTENSITIES = ("bias", "gamma", "noise", "noise_key")
+
+
 @dataclasses.dataclass(frozen=True)
 class AugmentRanges:
   """Ranges of the random draws, all uniform. What is off costs nothing.
@@ -105,8 +109,8 @@ def vary_batch(
 ) -> jax.Array:
   """Varies the scans of a batch.
 
-  Intensities of exactly 0, the background, stay exactly 0, and so do filler
-  slices and modalities that a scan lacks.
+  The background, see `appearance.background`, stays exactly 0, and so do
+  filler slices and modalities that a scan lacks.
 
   Args:
     slices: f32[G,N,H,W,C] z-scores.
@@ -117,8 +121,8 @@ def vary_batch(
   Returns:
     f32[G,N,H,W,C].
   """
-  names = {"owner", "position", "length", "record_index", "present"}
-  facts = {name: batch[name] for name in names & batch.keys()}
+  names = ("owner", "position", "length", "record_index", "present")
+  facts = {name: batch[name] for name in names if name in batch}
   # vmap over packs, not a reshape: a pack stays on its device.
   return jax.vmap(lambda s, f: _vary_pack(s, f, key, ranges))(slices, facts)
 
@@ -180,37 +184,48 @@ def _vary_pack(slices, facts, key, ranges):
     if ranges.elastic_alpha:
       coordinates += drawn["displacement"]
     varied = warp.sample_slices(slices, coordinates, rows)
-  background = varied == 0
-  if ranges.bias_field or ranges.bends:
+  if ranges.bias_field or ranges.bends or ranges.noise:
+    # Of the unmoved slices, so that no part of a scan is out of sight.
     low, high = appearance.intensity_ranges(slices, owner, num_rows)
-    log_bias = None
-    if ranges.bias_field:
-      last = jnp.maximum(facts["length"][rows] - 1, 1)
-      places = jnp.clip(2 * facts["position"] / last - 1, -1, 1)
-      log_bias = appearance.log_bias_fields(
-        drawn["bias"][rows], places, height, width
-      )
-    varied = appearance.reshade(
-      varied,
-      low[rows],
-      high[rows],
-      log_bias=log_bias,
-      gamma=drawn["gamma"][rows] if ranges.bends else None,
+    of_slices = {n: drawn[n][rows] for n in _INTENSITIES if n in drawn}
+    of_slices |= {"low": low[rows], "high": high[rows]}
+    last = jnp.maximum(facts["length"][rows] - 1, 1)
+    places = jnp.clip(2 * facts["position"] / last - 1, -1, 1)
+    varied = jnp.where(
+      appearance.background(varied),
+      0,
+      _vary_intensities(varied, of_slices, facts["position"], places),
     )
-  if ranges.noise:
-    slice_keys = jax.vmap(jax.random.fold_in)(
-      drawn["noise_key"][rows], facts["position"]
-    )
-    noise = jax.vmap(lambda k: jax.random.normal(k, slices.shape[1:]))
-    size = drawn["noise"][rows][:, None, None, None]
-    varied += size * noise(slice_keys)
-  varied = jnp.where(background, 0, varied)
   if ranges.fill_value and coordinates is not None:
     outside = 1 - warp.coverage(coordinates)[rows][..., None]
     there = (owner < num_rows)[:, None]
     if "present" in facts:
       there = facts["present"][owner]  # it has a row of zeros for filler
     varied += ranges.fill_value * outside * there[:, None, None, :]
+  return varied
+
+
+def _vary_intensities(slices, drawn, position, places):
+  """Varies f32[N,H,W,C] by what was drawn for the scan of each slice."""
+  _, height, width, _ = slices.shape
+  varied = slices
+  if "bias" in drawn or "gamma" in drawn:
+    log_bias = None
+    if "bias" in drawn:
+      log_bias = appearance.log_bias_fields(
+        drawn["bias"], places, height, width
+      )
+    varied = appearance.reshade(
+      slices,
+      drawn["low"],
+      drawn["high"],
+      log_bias=log_bias,
+      gamma=drawn.get("gamma"),
+    )
+  if "noise" in drawn:
+    keys = jax.vmap(jax.random.fold_in)(drawn["noise_key"], position)
+    noise = jax.vmap(lambda key: jax.random.normal(key, slices.shape[1:]))
+    varied += drawn["noise"][:, None, None, None] * noise(keys)
   return varied
 
 

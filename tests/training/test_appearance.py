@@ -60,6 +60,17 @@ def test_ranges_are_of_each_scan_and_modality():
   np.testing.assert_array_equal(high[1], 0)
 
 
+def test_background_is_zeros_that_touch_another():
+  slices = np.ones((1, 5, 6, 1), np.float32)
+  slices[0, 2, 2] = 0  # the brain's mean
+  slices[0, 4, 0] = 0  # what lies beyond the edge is background
+  slices[0, :2, 4:] = 0
+  found = appearance.background(jnp.array(slices))[0, ..., 0]
+  expected = slices[0, ..., 0] == 0
+  expected[2, 2] = False
+  np.testing.assert_array_equal(found, expected)
+
+
 def reshade(slices, **kwargs):
   low, high = slices.min((0, 1, 2)), slices.max((0, 1, 2))
   rows = (len(slices), 1)
