@@ -47,7 +47,7 @@ from step import alternate, compare, versions  # noqa: E402
 from brainjax import records  # noqa: E402
 from brainjax.input import packing, plan  # noqa: E402
 from brainjax.models.build import build_classifier  # noqa: E402
-from brainjax.training import sharding  # noqa: E402
+from brainjax.training import losses, sharding  # noqa: E402
 from brainjax.training import step as step_lib  # noqa: E402
 
 SCANS = 16  # of a batch
@@ -109,7 +109,7 @@ def make_parts(work: Work, shape, axis_name: str | None = None):
     num_rows=shape.rows,
     max_length=shape.longest,
     scans_per_step=SCANS,
-    class_weights=(1.0, 1.0),
+    loss=losses.LossSettings(class_weights=(1.0, 1.0)),
     augment=None,
     seed=0,
     axis_name=axis_name,
