@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from brainjax import InputError, records
@@ -111,6 +112,9 @@ class Checkpoints:
     self._begun = None  # one that failed is never proven
     with _as_os_error():
       self._manager.wait_until_finished()
+    self._best_step = best_step
+    if jax.process_index():
+      return  # the first process does it for all
     folder = self.folder / str(step)
     manifest = {
       str(path.relative_to(folder)): records.sha256_of(path)
@@ -120,7 +124,6 @@ class Checkpoints:
     records.write_text(
       _manifest(self.folder, step), json.dumps(manifest, indent=1) + "\n"
     )
-    self._best_step = best_step
 
   def finish(self) -> None:
     """Waits for the last checkpoint, proves it, and deletes what it replaces.
@@ -132,14 +135,17 @@ class Checkpoints:
       self._prove(*self._begun)
     if self._best_step is None:
       return
+    if jax.process_count() > 1:  # all have to delete the same
+      multihost_utils.sync_global_devices("checkpoint proven")
     proven = sorted(set(self._manager.all_steps()) & set(_steps(self.folder)))
     for step in {*self._manager.all_steps()} - {*proven[-self._keep :]}:
       if step != self._best_step:
         self._delete(step)
 
   def _delete(self, step: int) -> None:
-    _manifest(self.folder, step).unlink(missing_ok=True)
-    self._manager.delete(step)
+    if not jax.process_index():
+      _manifest(self.folder, step).unlink(missing_ok=True)
+    self._manager.delete(step)  # by the first process; the others wait
 
   def restore_latest(
     self, abstract_state: Any, say: Callable[[str], None]

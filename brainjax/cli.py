@@ -42,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.debug:
       raise
     line = " ".join(str(error).split())
-    print(f"brainjax {args.verb}: {line}", file=sys.stderr)
+    print(f"brainjax {args.verb}: {line}", file=sys.stderr, flush=True)
+    if getattr(args, "distributed", None):
+      # At once: others may wait for this process, which would wait for them.
+      os._exit(EXIT_INPUT)
     return EXIT_INPUT
   except KeyboardInterrupt:
     print(
@@ -135,14 +138,22 @@ def _complain(lines: Iterable[str]) -> None:
 
 
 def _train(args) -> int:
-  from brainjax.training import train
+  from brainjax.evaluation import evaluate
+  from brainjax.training import processes, train
 
   config = _config(args)
+  if args.distributed:
+    processes.join(args.distributed)
+  speaks = processes.is_first()
   try:
-    train.train(config, args.workdir, console=_console())
+    train.train(config, args.workdir, console=_console(quiet=not speaks))
   except train.Stopped as stopped:
-    return _stopped(stopped)
-  _evaluate_split(args.workdir, "validation")
+    return _stopped(stopped) if speaks else EXIT_STOPPED
+  if speaks:
+    _evaluate_split(args.workdir, "validation")
+  else:
+    evaluate.evaluate(args.workdir, "validation")
+  processes.wait_for_all("report written")
   return 0
 
 
@@ -311,6 +322,14 @@ def make_parser() -> argparse.ArgumentParser:
   train.add_argument(
     "--workdir", type=pathlib.Path, required=True, help="folder of the run"
   )
+  train.add_argument(
+    "--distributed",
+    nargs="?",
+    const="auto",
+    metavar="HOST:PORT,N,I",
+    help="one of N processes, this one number I from 0; without a value, under"
+    " SLURM, Open MPI, Kubernetes or on a TPU VM, jax finds the others",
+  )
   _add_config(train, required=True)
 
   encode = _verb(
@@ -462,9 +481,10 @@ def _unraisable(what) -> None:
 
 
 def _console():
+def _console(*, quiet: bool = False):
   import rich.console
 
-  return rich.console.Console(soft_wrap=True)
+  return rich.console.Console(soft_wrap=True, quiet=quiet)
 
 
 def _say(text: str) -> None:

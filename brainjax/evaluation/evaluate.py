@@ -17,6 +17,7 @@ from brainjax.evaluation import (
   reconstruction,
 )
 from brainjax.metrics import classification, statistics
+from brainjax.training import processes
 from brainjax.training import runner as runner_lib
 from brainjax.training.experiment import Experiment, open_run
 
@@ -96,7 +97,9 @@ def evaluate(workdir: pathlib.Path, split: str = "test") -> dict[str, Any]:
   if weights:
     rows = attention.attention_rows(scans, weights, experiment.record_set)
     _replace_rows(workdir / "attention.csv", split, rows)
-    attention.write_maps(attention.maps_file(workdir, split), scans, weights)
+    if processes.is_first():
+      maps_file = attention.maps_file(workdir, split)
+      attention.write_maps(maps_file, scans, weights)
   if experiment.objective == "joint":
     scores["reconstruction"], _ = reconstruction.score_reconstruction(
       experiment, runner, split
@@ -108,6 +111,8 @@ def evaluate(workdir: pathlib.Path, split: str = "test") -> dict[str, Any]:
 def _write_scores(
   workdir: pathlib.Path, split: str, scores: dict[str, Any]
 ) -> None:
+  if not processes.is_first():
+    return
   path = workdir / "metrics.json"
   metrics = json.loads(path.read_text()) if path.is_file() else {}
   metrics |= {"schema_version": SCHEMA_VERSION, split: scores}
@@ -267,6 +272,8 @@ def _replace_rows(
   path: pathlib.Path, split: str, rows: list[dict[str, Any]]
 ) -> None:
   """Puts a split's rows into the file, in place of its earlier ones."""
+  if not processes.is_first():
+    return
   kept = []
   if path.is_file():
     with open(path, newline="") as file:

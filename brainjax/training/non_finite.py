@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from brainjax import InputError, records
+from brainjax.training import processes
 from brainjax.training.experiment import Experiment
 
 
@@ -52,7 +53,9 @@ class Guard:
     if train.non_finite == "skip" and in_a_row <= train.most_skipped:
       return False
     path = self._experiment.workdir / "non_finite.json"
-    records.write_text(path, json.dumps(self._scans(step), indent=1) + "\n")
+    scans = self._scans(step)
+    if processes.is_first():
+      records.write_text(path, json.dumps(scans, indent=1) + "\n")
     raise InputError(
       f"{self._experiment.workdir}: the loss or a gradient of step {step} is"
       f" not finite and the update was rejected, {in_a_row} in a row; lower"
@@ -83,6 +86,5 @@ class Guard:
 
 
 def _record_indices(array: jax.Array) -> list[int]:
-  """Returns those that this process holds, without filler."""
-  parts = [np.ravel(shard.data) for shard in array.addressable_shards]
-  return [int(i) for i in np.unique(np.concatenate(parts)) if i >= 0]
+  """Returns those of all processes, without filler."""
+  return [int(i) for i in np.unique(processes.fetch(array)) if i >= 0]

@@ -10,7 +10,9 @@ import dataclasses
 import functools
 import math
 import pathlib
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -84,18 +86,27 @@ def train(
   if config.train.tensorboard:
     tensorboard.load_module()  # which refuses to do without
   say = functools.partial(console.print, highlight=False, markup=False)
-  with (
-    lock.hold(workdir, say)
-    if processes.is_first()
-    else contextlib.nullcontext(),
-    workdir_lib.saving(workdir),
-  ):
-    _train(config, workdir, console)
+  with _folder_to_write(workdir, say) as folder, workdir_lib.saving(workdir):
+    _train(config, workdir, folder, console)
+
+
+@contextlib.contextmanager
+def _folder_to_write(
+  workdir: pathlib.Path, say: Callable[[str], None]
+) -> Iterator[pathlib.Path]:
+  """Yields the workdir, held; for all but the first process, a passing one."""
+  if processes.is_first():
+    with lock.hold(workdir, say):
+      yield workdir
+  else:
+    with tempfile.TemporaryDirectory() as folder:
+      yield pathlib.Path(folder)
 
 
 def _train(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
+  folder: pathlib.Path,
   console: rich.console.Console,
 ) -> None:
   mesh = sharding.make_mesh(config.mesh.devices, config.mesh.slice_devices)
@@ -107,7 +118,7 @@ def _train(
   with (
     processes.StopRequest() as stop,
     heartbeat.Heartbeat(
-      workdir / "heartbeat.json", steps_per_epoch=shape.steps_per_epoch
+      folder / "heartbeat.json", steps_per_epoch=shape.steps_per_epoch
     ) as heart,
     Checkpoints(
       (workdir / "checkpoints").resolve(), keep=config.checkpoint.keep
@@ -146,18 +157,18 @@ def _train(
     mirror = None
     if config.train.tensorboard:
       mirror = tensorboard.TensorBoard(
-        workdir / "tensorboard", first_step=first_step
+        folder / "tensorboard", first_step=first_step
       )
     with (
       logs.MetricLog(
-        workdir / "metrics.jsonl", first_step=first_step, mirror=mirror
+        folder / "metrics.jsonl", first_step=first_step, mirror=mirror
       ) as log,
       logs.Display(
         console, num_steps=num_steps, first_step=first_step
       ) as display,
       logs.IdleClock() as idle,
       profiling.Profile(
-        workdir / "profile",
+        folder / "profile",
         config.train.profile_steps,
         first_step=first_step,
         say=display.say,
