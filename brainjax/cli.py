@@ -10,6 +10,7 @@ import os
 import pathlib
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 
 import brainjax
@@ -43,16 +44,29 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise
     line = " ".join(str(error).split())
     print(f"brainjax {args.verb}: {line}", file=sys.stderr, flush=True)
+    return _exit_alone(args, EXIT_INPUT)
+  except Exception:
     if getattr(args, "distributed", None):
-      # At once: others may wait for this process, which would wait for them.
-      os._exit(EXIT_INPUT)
-    return EXIT_INPUT
+      traceback.print_exc()
+      return _exit_alone(args, 1)
+    raise
   except KeyboardInterrupt:
     print(
       f"brainjax {args.verb}: interrupted; the same command continues",
       file=sys.stderr,
     )
     return EXIT_STOPPED
+
+
+def _exit_alone(args, code: int) -> int:
+  """Ends one of several processes at once; returns the code if it is alone.
+
+  The others may wait for it, and at its ordinary end it would wait for them.
+  """
+  if getattr(args, "distributed", None):
+    sys.stderr.flush()
+    os._exit(code)
+  return code
 
 
 def _cohort(args) -> None:
@@ -480,7 +494,6 @@ def _unraisable(what) -> None:
     sys.__unraisablehook__(what)
 
 
-def _console():
 def _console(*, quiet: bool = False):
   import rich.console
 

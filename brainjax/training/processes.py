@@ -4,14 +4,19 @@ jax's own runtime connects them. All compute; the first one writes files and
 speaks.
 """
 
+import itertools
 import os
 import signal
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from brainjax import InputError
+
+_LONGEST_WAIT_MS = 3_600_000  # an hour
+_PLACES = itertools.count()  # a barrier's name may be used once
 
 
 def join(spec: str) -> None:
@@ -45,16 +50,14 @@ def is_first() -> bool:
 
 
 def wait_for_all(place: str) -> None:
-  """Returns when all processes have come to this place."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(place)
+  """Returns when all processes have come to this place.
 
-
-def from_first(value: Any) -> Any:
-  """Returns what the first process has, a tree of numbers."""
-  if jax.process_count() == 1:
-    return value
-  return multihost_utils.broadcast_one_to_all(value)
+  Unlike a collective, which on CPUs gives up after half a minute, it waits for
+  as long as one may compile.
+  """
+  wait = multihost.get_barrier_sync_fn()
+  if wait is not None:
+    wait(key=f"{place} {next(_PLACES)}", timeout_ms=_LONGEST_WAIT_MS)
 
 
 def fetch(tree: Any) -> Any:

@@ -152,6 +152,7 @@ def _train(
       console.print(f"continuing after step {first_step}")
     began = time.perf_counter()
     _ = runner.eval_step, runner.train_step  # compiled before step 1
+    processes.wait_for_all("compiled")
     seconds = time.perf_counter() - began
     console.print(f"compiled in {seconds:.0f} s", highlight=False)
     mirror = None
