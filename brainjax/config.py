@@ -205,9 +205,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   model.encoder.preset = "small"  # layers and channels
   model.encoder.statistics = "batch"  # or "pack", "frozen": what BatchNorm uses
   model.encoder.residuals = "fast"  # or "small": less memory, more time
-  # Slices of a pack encoded at a time, for volumes that do not fit; each chunk
-  # has its own BatchNorm statistics. 0 = all.
-  model.encoder.chunk_slices = 0
+  # For volumes that do not fit; a chunk has BatchNorm statistics of its own.
+  model.encoder.chunk_slices = 0  # of a pack, encoded at a time; 0 = all
   model.init_from = ""  # workdir, or file of weights; "" = from scratch
   model.head = ml_collections.ConfigDict({"name": head})
   model.head.projection = 0  # features embeddings are first reduced to; 0 = no

@@ -101,7 +101,7 @@ class Runner:
       data.mode,
       resident.slices_bytes(experiment.record_set, experiment.subset("train")),
       limit_bytes=resident.default_limit(
-        data.mode, self._mesh.devices.flat[0].memory_stats()
+        data.mode, jax.local_devices()[0].memory_stats()
       )
       if data.resident_gb is None
       else data.resident_gb * 1e9,
