@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import nibabel as nib
 import numpy as np
@@ -250,6 +251,23 @@ def test_bad_command_ends_predict(tmp_path, cohort, kind):
 def test_other_wrong_commands_are_one_line(tmp_path, arguments):
   assert_refused(brainjax(*arguments, cwd=tmp_path))
   assert list(tmp_path.iterdir()) == []
+
+
+def test_info_names_the_folder_of_compiled_code():
+  folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
+  assert f"compiled code is kept in: {folder}\n" in brainjax("info").stdout
+
+
+def test_only_what_follows_from_a_failed_save_is_left_out(monkeypatch):
+  shown = []
+  monkeypatch.setattr(sys, "__unraisablehook__", shown.append)
+  errors = [
+    types.SimpleNamespace(exc_value=RuntimeError(said))
+    for said in ("Event loop is closed", "something else")
+  ]
+  for error in errors:
+    cli._unraisable(error)
+  assert shown == errors[1:]
 
 
 def test_an_option_of_another_layout_is_refused(tmp_path):
