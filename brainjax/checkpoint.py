@@ -135,11 +135,10 @@ class Checkpoints:
       self._prove(*self._begun)
     if self._best_step is None:
       return
-    if jax.process_count() > 1:  # all have to delete the same
-      multihost_utils.sync_global_devices("checkpoint proven")
     proven = sorted(set(self._manager.all_steps()) & set(_steps(self.folder)))
-    for step in {*self._manager.all_steps()} - {*proven[-self._keep :]}:
-      if step != self._best_step:
+    oldest_kept = _as_the_first(proven[-self._keep :][0] if proven else 0)
+    for step in sorted(self._manager.all_steps()):
+      if step < oldest_kept and step != self._best_step:
         self._delete(step)
 
   def _delete(self, step: int) -> None:
@@ -159,8 +158,11 @@ class Checkpoints:
     Returns:
       None if there is no sound one.
     """
-    for step in sorted(self._manager.all_steps(), reverse=True):
-      if is_sound(self.folder, step):
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    sound = (step for step in steps if is_sound(self.folder, step))
+    newest = _as_the_first(next(sound, -1))
+    for step in steps:
+      if step == newest:
         return _restore(self._manager, step, abstract_state)
       finished = _manifest(self.folder, step).is_file()
       why = "damaged (sha256)" if finished else "not finished"
@@ -178,7 +180,9 @@ class Checkpoints:
   def __enter__(self) -> "Checkpoints":
     return self
 
-  def __exit__(self, *exc_info) -> None:
+  def __exit__(self, exc_type, *exc_info) -> None:
+    if exc_type is not None and jax.process_count() > 1:
+      return  # the others may not come here, and closing would wait for them
     self.close()
 
 
@@ -298,6 +302,13 @@ def _check_sound(folder: pathlib.Path, step: int) -> None:
       f"{folder / str(step)}: the checkpoint is missing or damaged"
       " (sha256); run `brainjax train` again to continue from a sound one"
     )
+
+
+def _as_the_first(step: int) -> int:
+  """Returns what the first process says, whose look at the files counts."""
+  if jax.process_count() == 1:
+    return step
+  return int(multihost_utils.broadcast_one_to_all(np.int32(step)))
 
 
 def _manifest(folder: pathlib.Path, step: int) -> pathlib.Path:

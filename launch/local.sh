@@ -4,7 +4,7 @@
 #   launch/local.sh N train --config=FILE --workdir=DIR [...]
 #
 # All processes must see the same workdir and records. On GPUs, process I gets
-# GPU I; on CPUs, JAX_NUM_CPU_DEVICES sets how many devices each has. SIGTERM
+# GPU I (of CUDA_VISIBLE_DEVICES, if that is set); on CPUs, JAX_NUM_CPU_DEVICES sets how many devices each has. SIGTERM
 # or Ctrl-C to this script reaches all: they save the same step and end. The
 # same command, or one with another N, continues.
 #
@@ -25,10 +25,12 @@ with socket.socket() as s:
   s.bind(("127.0.0.1", 0))
   print(s.getsockname()[1])') || exit 2
 
+IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((count - 1)))}"
+
 children=()
 for ((i = 0; i < count; i++)); do
   if [[ ${JAX_PLATFORMS:-} != cpu ]] && command -v nvidia-smi >/dev/null; then
-    export CUDA_VISIBLE_DEVICES=$i
+    export CUDA_VISIBLE_DEVICES=${gpus[i]:?fewer GPUs than processes}
   fi
   "$python" -m brainjax.cli "$@" \
     "--distributed=127.0.0.1:$port,$count,$i" &
@@ -38,21 +40,23 @@ done
 trap 'kill -TERM "${children[@]}" 2>/dev/null' TERM INT
 
 status=0
-for ((ended = 0; ended < count; )); do
-  wait -n "${children[@]}"
-  code=$?
+while ((${#children[@]})); do
+  wait -n "${children[@]}" # or until a signal comes
   running=()
   for child in "${children[@]}"; do
-    kill -0 "$child" 2>/dev/null && running+=("$child")
+    if kill -0 "$child" 2>/dev/null; then
+      running+=("$child")
+      continue
+    fi
+    wait "$child"
+    code=$?
+    if [[ $code -ne 0 && ($status -eq 0 || $status -eq 75) ]]; then
+      status=$code
+    fi
   done
-  # A signal ends `wait` too, and then nobody need have ended.
-  ((${#running[@]} + ended == count)) && continue
-  ended=$((count - ${#running[@]}))
   children=("${running[@]}")
-  if [[ $code -ne 0 && ($status -eq 0 || $status -eq 75) ]]; then
-    status=$code
-    # The others would wait for it for ever.
-    [[ $code -ne 75 && $ended -lt $count ]] && kill -KILL "${children[@]}"
+  if [[ $status -ne 0 && $status -ne 75 && ${#children[@]} -gt 0 ]]; then
+    kill -KILL "${children[@]}" # they would wait for ever for the one that failed
   fi
 done
 exit "$status"

@@ -16,7 +16,7 @@ import numpy as np
 from brainjax import records
 from brainjax.evaluation import montage
 from brainjax.input import packing, plan
-from brainjax.training import augment, step
+from brainjax.training import augment, processes, step
 from brainjax.training.experiment import Experiment
 
 _SCANS = 4  # evenly spread over the training split
@@ -60,6 +60,8 @@ def write_draws(experiment: Experiment) -> None:
       key = jax.random.fold_in(root, draw)
       shown.append(vary(batch, True, key, middle))
     kept[f"{index}"] = np.stack(jax.device_get(shown))
+  if not processes.is_first():
+    return
   path = draws_file(experiment.workdir)
   with records.replacing(path) as partial, open(partial, "wb") as file:
     np.savez_compressed(file, **kept)

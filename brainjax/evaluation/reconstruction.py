@@ -17,6 +17,7 @@ from brainjax import records
 from brainjax.evaluation import montage
 from brainjax.metrics import statistics
 from brainjax.records import RecordSet, unpack_bits
+from brainjax.training import processes
 from brainjax.training.experiment import Experiment
 from brainjax.training.runner import Runner
 
@@ -67,9 +68,10 @@ def score_reconstruction(
     if index in examples:
       kept[f"{index}"] = drawn
       kept[f"{index}_pca"] = by_pca.astype(np.float32)
-  path = examples_file(experiment.workdir, split)
-  with records.replacing(path) as partial, open(partial, "wb") as file:
-    np.savez_compressed(file, **kept)
+  if processes.is_first():
+    path = examples_file(experiment.workdir, split)
+    with records.replacing(path) as partial, open(partial, "wb") as file:
+      np.savez_compressed(file, **kept)
   values = np.array([[psnr[i], psnr_pca[i]] for i in subset])
   rows = [record_set.rows[i] for i in subset]
   scores = _with_intervals(experiment, values, rows)

@@ -91,9 +91,10 @@ def default_limit(mode: str, memory_stats: Mapping[str, int] | None) -> float:
 
   Args:
     mode: One of `MODES`.
-    memory_stats: Of a device, as jax gives them; None of a CPU.
+    memory_stats: Of a device, as jax gives them; None, or without a limit, of
+      a CPU.
   """
-  if memory_stats is not None:
+  if memory_stats is not None and "bytes_limit" in memory_stats:
     return MEMORY_SHARE * memory_stats["bytes_limit"]
   return math.inf if mode == "resident" else 0
 

@@ -164,6 +164,13 @@ def check_division(config: ml_collections.ConfigDict, num_devices: int) -> None:
       " config.train.objective='classify'; set it to 0, and"
       " config.data.pack_slices or config.train.accumulation instead"
     )
+  dropout = config.model.head.get("dropout", 0)
+  if dropout and (parts > 1 or config.mesh.parallelism == "pmap"):
+    raise InputError(
+      f"config.model.head.dropout={dropout}: is drawn for a batch, and would"
+      " repeat itself in every part (config.train.accumulation) and on every"
+      " device (config.mesh.parallelism='pmap'); set it to 0, or leave those"
+    )
   if config.mesh.parallelism == "pmap" and (
     config.mesh.slice_devices > 1 or jax.process_count() > 1
   ):

@@ -192,7 +192,8 @@ def memory() -> dict[str, int]:
   pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
   line = {"perf/host_bytes": pages * os.sysconf("SC_PAGE_SIZE")}
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
-  peaks = [each["peak_bytes_in_use"] for each in stats if each]
+  name = "peak_bytes_in_use"
+  peaks = [each[name] for each in stats if name in each]
   if peaks:
     line["perf/device_peak_bytes"] = max(peaks)
   return line
@@ -231,7 +232,7 @@ class Display:
 
   def say(self, text: str) -> None:
     """Prints a line, above the bar if there is one."""
-    self._progress.console.print(text, highlight=False)
+    self._progress.console.print(text, highlight=False, markup=False)
 
   def __enter__(self) -> "Display":
     self._progress.start()

@@ -19,7 +19,7 @@ import jax
 import ml_collections
 import rich.console
 
-from brainjax import lock
+from brainjax import InputError, lock
 from brainjax.checkpoint import Checkpoints
 from brainjax.input import plan
 from brainjax.training import experiment as experiment_lib
@@ -87,7 +87,7 @@ def train(
     tensorboard.load_module()  # which refuses to do without
   say = functools.partial(console.print, highlight=False, markup=False)
   with _folder_to_write(workdir, say) as folder, workdir_lib.saving(workdir):
-    _train(config, workdir, folder, console)
+    _train(config, workdir, folder, console, say)
 
 
 @contextlib.contextmanager
@@ -108,6 +108,7 @@ def _train(
   workdir: pathlib.Path,
   folder: pathlib.Path,
   console: rich.console.Console,
+  say: Callable[[str], None],
 ) -> None:
   mesh = sharding.make_mesh(config.mesh.devices, config.mesh.slice_devices)
   experiment = experiment_lib.resolve(
@@ -126,9 +127,7 @@ def _train(
   ):
     heart.beat("compiling", 0)
     runner = Runner(experiment)
-    restored = checkpoints.restore_latest(
-      runner.abstract_state(), functools.partial(console.print, markup=False)
-    )
+    restored = checkpoints.restore_latest(runner.abstract_state(), say)
     loop = LoopState()
     if restored:
       runner.adopt(restored.state)
@@ -136,25 +135,25 @@ def _train(
     first_step = restored.step if restored else 0
     heart.beat("compiling", first_step)
     if loop.stopped or first_step >= num_steps:
-      console.print(f"{workdir}: already trained, {first_step} steps")
+      say(f"{workdir}: already trained, {first_step} steps")
       return
     start = None
     if config.model.init_from and restored:
       start = trained.read_model_file(workdir)["start"]
     elif config.model.init_from:
-      start = _start_from(runner, console)
+      start = _start_from(runner, say)
     if processes.is_first():
       model_file.write_model_file(experiment, runner.num_parameters, start)
       workdir_lib.write_environment_file(workdir)
-    console.print(_summary(experiment, runner.num_parameters), highlight=False)
-    console.print(runner.where_slices_are, highlight=False)
+    say(_summary(experiment, runner.num_parameters))
+    say(runner.where_slices_are)
     if first_step:
-      console.print(f"continuing after step {first_step}")
+      say(f"continuing after step {first_step}")
     began = time.perf_counter()
     _ = runner.eval_step, runner.train_step  # compiled before step 1
     processes.wait_for_all("compiled")
     seconds = time.perf_counter() - began
-    console.print(f"compiled in {seconds:.0f} s", highlight=False)
+    say(f"compiled in {seconds:.0f} s")
     mirror = None
     if config.train.tensorboard:
       mirror = tensorboard.TensorBoard(
@@ -189,9 +188,7 @@ def _train(
       )
 
 
-def _start_from(
-  runner: Runner, console: rich.console.Console
-) -> dict[str, Any]:
+def _start_from(runner: Runner, say: Callable[[str], None]) -> dict[str, Any]:
   """Starts from `model.init_from`, and returns what `model.json` says of it."""
   experiment = runner.experiment
   point = experiment.read_starting_point()
@@ -204,7 +201,7 @@ def _start_from(
     experiment.classes,
   )
   runner.start_from(variables)
-  console.print(said, highlight=False)
+  say(said)
   return {
     "path": str(point.path),
     "sha256": point.sha256,
@@ -264,6 +261,12 @@ def _run(
       epoch = step // steps_per_epoch
       heart.beat("validating", step)
       validation_loss = validation.validate(runner, step, epoch, log, display)
+      if not math.isfinite(validation_loss):
+        raise InputError(
+          f"{runner.experiment.workdir}: the validation loss after step {step}"
+          " is not finite; lower config.optimizer.learning_rate and choose"
+          " another --workdir"
+        )
       # Ties go to the later step.
       best = validation_loss <= loop.best_loss
       if best:
@@ -290,6 +293,7 @@ def _run(
       )
       return
     if stops and step < steps.stop:
+      checkpoints.finish()
       raise Stopped(
         f"stopped after step {step}; all is saved in"
         f" {runner.experiment.workdir}"

@@ -103,10 +103,9 @@ def adopt_unset(
   """Fills what a restart leaves unset with what the first start derived."""
   fields = config_lib.leaf_fields(earlier)
   for name, value in config_lib.leaf_fields(config).items():
-    # The mesh may change from start to start; the packs stay.
-    if (
-      value is None and fields.get(name) is not None and name != "mesh.devices"
-    ):
+    # What the machine has may change from start to start; the packs stay.
+    of_machine = name in ("mesh.devices", "data.resident_gb")
+    if value is None and fields.get(name) is not None and not of_machine:
       config_lib.set_field(config, f"{name}={fields[name]}")
 
 

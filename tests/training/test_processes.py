@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import pathlib
@@ -44,13 +45,14 @@ def write_config(folder):
   return config
 
 
-def start(folder, *command, devices):
+def start(folder, *command, devices, epochs=15):
   return subprocess.Popen(
     [
       *command,
       "train",
       f"--config={folder / 'config.py'}",
       f"--workdir={folder / 'run'}",
+      f"--config.train.epochs={epochs}",
     ],
     env=os.environ
     | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHON": sys.executable},
@@ -112,6 +114,38 @@ def test_two_processes_stop_together_and_one_goes_on(tmp_path):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected
   )
+
+  both = start(tmp_path, str(LAUNCH / "local.sh"), "2", devices=2, epochs=16)
+  output, _ = both.communicate(timeout=500)
+  assert both.returncode == 0, output
+  assert output.count("continuing after step 30") == 1  # only one speaks
+  written = {path.name for path in (tmp_path / "run").iterdir()}
+  assert {"report.html", "augmentation.npz", "predictions.csv"} <= written
+  assert not [name for name in written if "partial" in name]
+  with open(tmp_path / "run" / "predictions.csv", newline="") as file:
+    scored = [row["participant_id"] for row in csv.DictReader(file)]
+  assert len(scored) == len(set(scored)) == 12
+
+
+@pytest.mark.parametrize(
+  "codes, status", [("0 0", 0), ("0 3", 3), ("75 75", 75), ("75 2", 2)]
+)
+def test_local_sh_ends_as_its_processes_do(tmp_path, codes, status):
+  stand_in = tmp_path / "python"  # for the interpreter
+  stand_in.write_text(
+    "#!/usr/bin/env bash\n"
+    "if [[ $1 == -c ]]; then echo 1; exit; fi\n"
+    f"codes=({codes})\n"
+    "last=${!#}\n"
+    'exit "${codes[${last##*,}]}"\n'
+  )
+  stand_in.chmod(0o755)
+  done = subprocess.run(
+    [LAUNCH / "local.sh", "2", "train"],
+    env=os.environ | {"PYTHON": str(stand_in), "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+  )
+  assert done.returncode == status
 
 
 def test_local_sh_says_how_it_is_used():
