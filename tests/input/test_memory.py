@@ -88,4 +88,5 @@ def test_a_source_that_keeps_its_batches_is_noticed(record_set):
     kept.append(batch)
     return jax.device_put(batch)
 
-  assert growth_mb(record_set, 200, leaking) > 4 * GROWTH_MB
+  # Of 120 MB or more, what earlier tests left to the allocator is not seen.
+  assert growth_mb(record_set, 200, leaking) > 2 * GROWTH_MB
