@@ -290,6 +290,7 @@ def test_every_layout_can_be_asked_for(capsys):
   assert parameters == cli.LAYOUT_OF_OPTION
 
 
+@pytest.mark.slow
 def test_scan_to_report(tmp_path):
   """Files on disk to a report, by the commands of the README."""
   rng = np.random.default_rng(0)

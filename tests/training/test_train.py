@@ -112,6 +112,7 @@ def test_a_crash_and_a_restart_change_nothing(
   assert outcome(tmp_path / "run") == uninterrupted
 
 
+@pytest.mark.slow
 def test_average_and_schedule_survive_a_crash_and_the_average_answers(
   cohort, tmp_path, monkeypatch
 ):
