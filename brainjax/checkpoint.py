@@ -112,18 +112,18 @@ class Checkpoints:
     self._begun = None  # one that failed is never proven
     with _as_os_error():
       self._manager.wait_until_finished()
+    if not jax.process_index():  # the first process does it for all
+      folder = self.folder / str(step)
+      manifest = {
+        str(path.relative_to(folder)): records.sha256_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+      }
+      records.write_text(
+        _manifest(self.folder, step), json.dumps(manifest, indent=1) + "\n"
+      )
+    # Last: until then, the best before it is the one to keep.
     self._best_step = best_step
-    if jax.process_index():
-      return  # the first process does it for all
-    folder = self.folder / str(step)
-    manifest = {
-      str(path.relative_to(folder)): records.sha256_of(path)
-      for path in sorted(folder.rglob("*"))
-      if path.is_file()
-    }
-    records.write_text(
-      _manifest(self.folder, step), json.dumps(manifest, indent=1) + "\n"
-    )
 
   def finish(self) -> None:
     """Waits for the last checkpoint, proves it, and deletes what it replaces.

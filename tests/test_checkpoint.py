@@ -187,6 +187,24 @@ def test_what_cannot_be_written_is_said_and_replaces_nothing(folder, how):
   assert restore_latest(folder).step == 3
 
 
+def test_the_best_stays_until_a_better_one_is_proven(folder, monkeypatch):
+  checkpoints = Checkpoints(folder, keep=1)
+  for step in (1, 2, 3):
+    save(checkpoints, step)
+  checkpoints.finish()
+
+  def refuse(path, text):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  with monkeypatch.context() as patch, pytest.raises(OSError):
+    patch.setattr(checkpoint.records, "write_text", refuse)
+    save(checkpoints, 4, best=4)
+    checkpoints.finish()
+  checkpoints.close()
+  assert checkpoints_in(folder) == ({1, 3, 4}, {1, 3})
+  assert restore_latest(folder).step == 3
+
+
 def files_of(folder):
   return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 

@@ -1,5 +1,6 @@
 """Streaming keeps no batch: the process does not grow with the steps."""
 
+import ctypes
 import gc
 import pathlib
 
@@ -31,6 +32,8 @@ def record_set(tmp_path_factory):
 
 def resident_mb():
   gc.collect()
+  # Or a leak could fill what earlier tests have left to the allocator.
+  ctypes.CDLL(None).malloc_trim(0)
   (line,) = [x for x in STATUS.read_text().splitlines() if "VmRSS" in x]
   return int(line.split()[1]) / 1e3
 
@@ -88,5 +91,4 @@ def test_a_source_that_keeps_its_batches_is_noticed(record_set):
     kept.append(batch)
     return jax.device_put(batch)
 
-  # Of 120 MB or more, what earlier tests left to the allocator is not seen.
-  assert growth_mb(record_set, 200, leaking) > 2 * GROWTH_MB
+  assert growth_mb(record_set, 200, leaking) > 4 * GROWTH_MB
