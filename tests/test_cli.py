@@ -17,6 +17,7 @@ import pytest
 import helpers
 from brainjax import cli
 from brainjax.cohort import layouts
+from brainjax.commands.cohort import LAYOUT_OF_OPTION
 from brainjax.training import experiment, model_file
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -287,7 +288,7 @@ def test_every_layout_can_be_asked_for(capsys):
     for name in inspect.signature(read).parameters
     if name not in ("root", "path", "progress")
   }
-  assert parameters == cli.LAYOUT_OF_OPTION
+  assert parameters == LAYOUT_OF_OPTION
 
 
 @pytest.mark.slow

@@ -1,0 +1,74 @@
+"""`brainjax prepare`."""
+
+import os
+import pathlib
+
+from brainjax import InputError
+from brainjax.commands import console, parsing
+
+_SHEET_SCANS = 12  # on the contact sheet
+
+
+def add(verbs) -> None:
+  """Adds the verb to the command line."""
+  parser = parsing.add_verb(verbs, "prepare", run, "turn scans into records")
+  parser.add_argument("manifest", type=pathlib.Path, metavar="MANIFEST")
+  parser.add_argument(
+    "--out", type=pathlib.Path, required=True, help="folder of records"
+  )
+  parser.add_argument(
+    "--workers",
+    type=int,
+    default=len(os.sched_getaffinity(0)),
+    help="processes (default: one a core, %(default)s)",
+  )
+  parsing.add_config(parser, required=False)
+
+
+def run(args) -> None:
+  """Runs the verb."""
+  from brainjax.preparation import prepare
+
+  config = parsing.config_of(args)
+  if args.workers < 1:
+    raise InputError(f"--workers={args.workers}: at least 1")
+  summary = prepare.prepare(
+    args.manifest,
+    args.out,
+    config.preparation,
+    num_workers=args.workers,
+    progress=console.progress("preparing"),
+    say=console.say,
+  )
+  console.complain(
+    f"rejected: {row['file']}: {row['reason']}" for row in summary.rejected
+  )
+  console.complain(
+    f"warning: {row['participant_id']} {row['session_id']}".rstrip()
+    + f": {row['warning']}"
+    for row in summary.warnings
+  )
+  console.say(summary.text)
+  console.say(f"look at some of them: {_write_contact_sheet(args.out)}")
+
+
+def _write_contact_sheet(out: pathlib.Path) -> pathlib.Path:
+  """Draws some scans of a folder of records, evenly spread over it."""
+  from brainjax import records
+  from brainjax.evaluation import figures, montage
+
+  record_set = records.RecordSet(out)
+  chosen = montage.spread(len(record_set), _SHEET_SCANS)
+  scans = [record_set[int(i)] for i in chosen]
+  sheet = montage.contact_sheet(
+    scans,
+    [
+      " ".join(filter(None, (s.participant_id, s.session_id, s.label)))
+      for s in scans
+    ],
+    modalities=record_set.index["modalities"],
+    title=f"{len(scans)} of {len(record_set)} scans in {out.name}",
+  )
+  path = out / "contact_sheet.png"
+  figures.save_png(sheet, path)
+  return path
