@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import scipy.special
+import scipy.stats
 
 from brainjax.metrics import calibration, classification
 
@@ -80,6 +81,30 @@ def bootstrap_counts(
     drawn = np.bincount(draws.ravel(), minlength=draws.size)
     group_counts[:, members] = drawn.reshape(draws.shape)
   return group_counts[:, codes]
+
+
+def wilson_interval(
+  successes: int, trials: int, *, level: float = 0.95
+) -> tuple[float, float]:
+  """Returns the score interval of a fraction, also of none or all.
+
+  >>> [round(bound, 2) for bound in wilson_interval(37, 39)]
+  [0.83, 0.99]
+
+  Raises:
+    ValueError: There is no trial, or not 0 to `trials` successes.
+
+  Source: Wilson 1927, Journal of the American Statistical Association 22.
+  """
+  if trials < 1 or not 0 <= successes <= trials:
+    raise ValueError(
+      f"{successes} successes of {trials} trials; give 0 to all of at least one"
+    )
+  z = scipy.stats.norm.ppf((1 + level) / 2)
+  centre = (successes + z**2 / 2) / (trials + z**2)
+  spread = successes * (trials - successes) / trials + z**2 / 4
+  reach = z * np.sqrt(spread) / (trials + z**2)
+  return max(0.0, float(centre - reach)), min(1.0, float(centre + reach))
 
 
 def scores(

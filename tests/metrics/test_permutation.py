@@ -1,0 +1,113 @@
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import scipy.special
+
+from brainjax.metrics import classification, permutation
+
+AUC = functools.partial(classification.roc_auc, positive=1)
+
+
+def predictions(seed, num_rows, signal):
+  rng = np.random.default_rng(seed)
+  targets = np.arange(num_rows) % 2
+  logits = rng.normal(size=num_rows) + signal * (2 * targets - 1)
+  positive = scipy.special.expit(logits)
+  return np.stack([1 - positive, positive], axis=1), targets
+
+
+def test_exchange_agrees_with_every_exchange():
+  """Few groups, so that all exchanges can be gone through."""
+  first, targets = predictions(0, 8, 1.0)
+  second, _ = predictions(1, 8, 0.0)
+  groups = ["a", "a", "b", "b", "c", "c", "d", "d"]
+  observed = AUC(first, targets) - AUC(second, targets)
+  reached = []
+  for swaps in itertools.product([False, True], repeat=4):
+    swapped = np.repeat(swaps, 2)[:, None]
+    one, other = (
+      np.where(swapped, second, first),
+      np.where(swapped, first, second),
+    )
+    difference = AUC(one, targets) - AUC(other, targets)
+    reached.append(abs(difference) >= abs(observed) - 1e-12)
+  p = permutation.permutation_p(
+    first, second, targets, groups, AUC, permutations=4000, seed=0
+  )
+  assert p == pytest.approx(np.mean(reached), abs=0.03)
+
+
+def test_a_better_model_is_found_and_an_equal_one_is_not():
+  groups = list(range(60))
+  good, targets = predictions(0, 60, 2.0)
+  bad, _ = predictions(1, 60, 0.0)
+  compare = functools.partial(
+    permutation.permutation_p,
+    targets=targets,
+    groups=groups,
+    metric=classification.accuracy,
+    permutations=500,
+    seed=0,
+  )
+  assert compare(good, bad) == 1 / 501
+  assert compare(good, good) == 1
+
+
+def test_false_positives_of_an_exchange():
+  rejected = 0
+  for seed in range(200):
+    first, targets = predictions(seed, 40, 0.5)
+    second, _ = predictions(1000 + seed, 40, 0.5)
+    rejected += (
+      permutation.permutation_p(
+        first, second, targets, range(40), AUC, permutations=199, seed=seed
+      )
+      <= 0.05
+    )
+  assert 3 <= rejected <= 19
+
+
+def test_labels_dealt_anew():
+  good, targets = predictions(0, 60, 1.5)
+  chance, _ = predictions(1, 60, 0.0)
+  deal = functools.partial(
+    permutation.label_permutation_p,
+    targets=targets,
+    groups=range(60),
+    metric=AUC,
+    permutations=400,
+    seed=0,
+  )
+  assert deal(good) == 1 / 401
+  assert deal(chance) > 0.05
+
+
+def test_a_family_keeps_its_labels_together():
+  # 30 families of 2 whose answers follow the family, which has one class.
+  targets = np.repeat([0, 1] * 15, 2)
+  groups = [f"f{i // 2}" for i in range(60)]
+  seen = []
+
+  def metric(probabilities, dealt):
+    seen.append(dealt.reshape(30, 2))
+    return AUC(probabilities, dealt)
+
+  permutation.label_permutation_p(
+    predictions(0, 60, 0.0)[0], targets, groups, metric, permutations=50, seed=0
+  )
+  dealt = np.array(seen)
+  assert (dealt[..., 0] == dealt[..., 1]).all()
+  assert (dealt[:-1] != targets.reshape(30, 2)).any()
+  assert (dealt.sum((1, 2)) == targets.sum()).all()
+
+
+def test_groups_of_unlike_size_exchange_nothing():
+  targets = np.array([0, 1, 1, 0, 0, 0])
+  groups = ["a", "b", "b", "c", "c", "c"]
+  probabilities, _ = predictions(0, 6, 0.0)
+  p = permutation.label_permutation_p(
+    probabilities, targets, groups, AUC, permutations=50, seed=0
+  )
+  assert p == 1
