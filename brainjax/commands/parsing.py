@@ -1,6 +1,7 @@
 """What the parsers of the verbs share."""
 
 import argparse
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -68,3 +69,51 @@ def config_of(args):
       config_lib.set_field(config, override)
     return config
   return config_lib.load_config(args.config, args.overrides)
+
+
+def add_executor(parser: argparse.ArgumentParser) -> None:
+  """Adds where a verb's many runs take place; read by `place_of`."""
+  parser.add_argument(
+    "--executor",
+    choices=("local", "slurm"),
+    default="local",
+    help="where the runs take place (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--jobs",
+    type=int,
+    default=1,
+    metavar="N",
+    help="runs at a time, each with its share of cores and GPUs (default:"
+    " %(default)s)",
+  )
+  parser.add_argument(
+    "--slurm",
+    action="append",
+    default=[],
+    metavar="OPTION=VALUE",
+    help="of sbatch, as submitit calls it: partition=gpu, time=240 (minutes),"
+    " gpus_per_node=1, ...; may be given again",
+  )
+
+
+def place_of(args, folder: pathlib.Path):
+  """Returns the `training.executor` place of --executor, --jobs, --slurm.
+
+  Args:
+    args: Of a verb with `add_executor`.
+    folder: For the files of SLURM jobs; on a file system that all nodes see.
+  """
+  from brainjax.training import executor, slurm
+
+  if args.executor == "local":
+    if args.slurm:
+      raise InputError("--slurm: of --executor=slurm; leave it out")
+    return executor.Local(args.jobs)
+  options = {}
+  for option in args.slurm:
+    name, equals, value = option.partition("=")
+    if not equals:
+      raise InputError(f"--slurm={option}: write --slurm=OPTION=VALUE")
+    options[name] = int(value) if value.isdecimal() else value
+  return slurm.Slurm(folder, options, at_once=args.jobs)
