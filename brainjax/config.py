@@ -281,6 +281,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.eval = evaluation = ml_collections.ConfigDict()
   evaluation.resamples = 2000  # bootstrap resamples of an interval
   evaluation.seed = 0  # of the bootstrap
+  # Of the operating point, on validation; 0 = highest sum with specificity
+  evaluation.least_sensitivity = 0.0  # of a binary task, from 0 to 1
   return config.lock()
 
 

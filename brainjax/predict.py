@@ -133,6 +133,7 @@ def predict(
           f"proba_{label}": f"{probability:.9g}"
           for label, probability in answer.probabilities.items()
         },
+        **({"called": answer.called[0]} if answer.called else {}),
         "warnings": " | ".join(cautions),
         "scan": name,
       }
@@ -245,6 +246,8 @@ def _content(
   return {
     "predicted_label": answer.label,
     "probabilities": answer.probabilities,
+    "operating_point": answer.called
+    and dict(zip(("called", "threshold"), answer.called, strict=True)),
     "slices": slices,
     "runs": runs,
     "environment": provenance["environment"],

@@ -24,8 +24,11 @@ def run(args) -> None:
 
 def evaluate_split(workdir: pathlib.Path, split: str) -> None:
   """Scores a split of a run, prints the scores and writes the page."""
-  from brainjax.evaluation import evaluate, report
+  from brainjax.evaluation import evaluate, report, test_lock
 
   scores = evaluate.evaluate(workdir, split)
   console.print_scores(split, scores)
+  looks = test_lock.read_looks(workdir)
+  if split == "test" and len(looks) > 1:
+    console.complain([f"warning: {test_lock.summary(looks)}"])
   console.say(f"report: {report.write_report([workdir])}")

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from brainjax.input import packing, plan
+from brainjax.metrics import calibration
 from brainjax.models.classifier import Classifier
 from brainjax.records import Record
 from brainjax.training import step
@@ -38,12 +39,16 @@ class Answer:
     probabilities: By class, the mean over the models.
     of_models: The same, of each model.
     contributions: f64[S] of each slice, in nats.
+    called: The class at the operating point that was chosen on validation,
+      and the probability of the positive class from which on it is that;
+      None if the task is not binary, or a model was not calibrated.
   """
 
   label: str
   probabilities: dict[str, float]
   of_models: tuple[dict[str, float], ...]
   contributions: np.ndarray
+  called: tuple[str, float] | None
 
 
 def answer_scan(models: Sequence[Trained], record: Record) -> Answer:
@@ -67,6 +72,12 @@ def answer_scan(models: Sequence[Trained], record: Record) -> Answer:
   log_probabilities = np.array(jax.device_get(outputs), np.float64)[
     :, : length + 1
   ]
+  calibrations = [model.calibration for model in models]
+  for i, fitted in enumerate(calibrations):
+    if fitted:
+      log_probabilities[i] = calibration.apply_temperature(
+        log_probabilities[i], fitted["temperature"]
+      )
   log_mean = np.logaddexp.reduce(log_probabilities, axis=0) - np.log(
     len(models)
   )
@@ -82,7 +93,24 @@ def answer_scan(models: Sequence[Trained], record: Record) -> Answer:
     probabilities=by_class(log_mean[0]),
     of_models=tuple(by_class(log[0]) for log in log_probabilities),
     contributions=log_mean[0, index] - log_mean[1:, index],
+    called=_called(models[0].facts, calibrations, by_class(log_mean[0])),
   )
+
+
+def _called(
+  facts: Mapping[str, Any],
+  calibrations: Sequence[Mapping[str, Any] | None],
+  probabilities: Mapping[str, float],
+) -> tuple[str, float] | None:
+  """Holds a mean of probabilities against the mean of the thresholds."""
+  thresholds = [fitted["threshold"] for fitted in calibrations if fitted]
+  if len(thresholds) < len(calibrations) or None in thresholds:
+    return None
+  threshold = float(np.mean(thresholds))
+  positive = facts["positive"]
+  (negative,) = (name for name in facts["classes"] if name != positive)
+  called = positive if probabilities[positive] >= threshold else negative
+  return called, threshold
 
 
 @functools.partial(jax.jit, static_argnames=("model", "zero_code"))

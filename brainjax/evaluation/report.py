@@ -25,8 +25,10 @@ from brainjax.evaluation import (
   exhibits,
   figures,
   reconstruction_page,
+  reliability_figure,
   run_files,
   tables,
+  test_lock,
   verdict,
 )
 
@@ -151,6 +153,9 @@ def _classification(
     "comparison": comparison,
     "roc": exhibits.roc(comparison, split),
     "confusion": exhibits.confusion(scores, classes, split),
+    "reliability": reliability_figure.reliability_exhibit(run, split),
+    "calibration": scores.get("calibration"),
+    "looks": test_lock.summary(test_lock.read_looks(run.path)),
     "mistakes": worst,
     "num_wrong": num_wrong,
     "num_scans": num_scans,

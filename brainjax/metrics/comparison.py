@@ -96,7 +96,8 @@ def paired_difference(
     seed: Equal seeds give equal intervals.
 
   Returns:
-    The difference; without an interval if no resample differs from another.
+    The difference; without an interval if no resample differs from another,
+    or if the groups of some class cannot vary since there is only one.
 
   Raises:
     ValueError: As the metric does.
@@ -116,7 +117,9 @@ def paired_difference(
     resampled.append((of_seeds * drawn.T).sum(0) / num_seeds)
   value = float(values[0] - values[1])
   differences = resampled[0] - resampled[1]
-  if not np.ptp(differences) > 0:  # all equal, or all NaN
+  varies = all((counts[:, targets == k] != 1).any() for k in np.unique(targets))
+  # Else all equal, or all NaN.
+  if not (varies and np.ptp(differences) > 0):
     return Difference(value, np.nan, np.nan, np.nan)
   low, high = np.percentile(differences, [2.5, 97.5])
   spread = float(differences.std(ddof=1))

@@ -71,6 +71,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     "data.read_threads": 1,
     "data.prefetch_steps": 1,
     "eval.resamples": 1,
+    "eval.least_sensitivity": 0,
   }
   fields = config_lib.leaf_fields(config)
   for name, allowed in choices.items():
@@ -84,6 +85,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   if config.data.resident_gb is not None and config.data.resident_gb <= 0:
     raise InputError(
       f"config.data.resident_gb={config.data.resident_gb}: give more than 0"
+    )
+  if config.eval.least_sensitivity > 1:
+    raise InputError(
+      f"config.eval.least_sensitivity={config.eval.least_sensitivity}: at most"
+      " 1"
     )
   _check_optimizer(config)
   _check_augment(config.augment)

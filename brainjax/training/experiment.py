@@ -322,7 +322,8 @@ def open_run(workdir: pathlib.Path) -> Experiment:
   """Reads a run's facts back from its workdir.
 
   Raises:
-    InputError: A file is missing, or the records are no longer the run's.
+    InputError: A file is missing, or the records or the splits are no longer
+      the run's.
   """
   for name in ("config.json", "model.json", "splits.csv"):
     if not (workdir / name).is_file():
@@ -337,6 +338,13 @@ def open_run(workdir: pathlib.Path) -> Experiment:
     raise InputError(
       f"{record_set.path}: not the records this run was trained on"
       " (sha256); prepare, or encode, them again as they were"
+    )
+  splits_file = workdir / "splits.csv"
+  if records.sha256_of(splits_file) != model["splits_sha256"]:
+    raise InputError(
+      f"{splits_file}: not the splits this run was trained with (sha256), so"
+      " its test split may hold what it was trained on; put the file back as it"
+      " was, or train again with another --workdir"
     )
   return _derive(
     config,

@@ -53,7 +53,7 @@ def assign_scans(
 def check_splits(
   scans: Iterable[Mapping[str, str]], classes: Sequence[str], objective: str
 ) -> None:
-  """Checks that every split has what the objective needs of it.
+  """Checks that splits are apart, and have what the objective needs of them.
 
   Args:
     scans: Rows of `splits.csv`.
@@ -61,9 +61,20 @@ def check_splits(
     objective: One of `step.OBJECTIVES`.
 
   Raises:
-    InputError: A split has no scan; or, if classes are learned, a class has
-      no group in it.
+    InputError: A participant or a group lies in two splits, or a split has no
+      scan; or, if classes are learned, a class has no group in it.
   """
+  scans = list(scans)
+  for unit in ("participant_id", "group_id"):
+    side: dict[str, str] = {}
+    for scan in scans:
+      earlier = side.setdefault(scan[unit], scan["split"])
+      if earlier != scan["split"]:
+        raise InputError(
+          f"config.split: {unit} {scan[unit]!r} lies in the {earlier} and the"
+          f" {scan['split']} split; give all its scans one group_id and one"
+          " split in the manifest, and prepare again"
+        )
   if objective == "reconstruct":
     empty = set(splits_lib.SPLITS) - {scan["split"] for scan in scans}
     if empty:

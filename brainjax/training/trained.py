@@ -44,6 +44,11 @@ class Trained:
   step: int
   checkpoint_sha256: str
 
+  @property
+  def calibration(self) -> dict[str, Any] | None:
+    """Temperature and operating point of these parameters, if known."""
+    return calibration_of(self.facts, self.step)
+
 
 def load_trained(workdir: pathlib.Path) -> Trained:
   """Loads the model of a run, on any machine and without its records.
@@ -121,7 +126,20 @@ def read_model_file(workdir: pathlib.Path) -> dict[str, Any]:
     )
   # A run from before these existed told all classes apart alike.
   content["model"] = {"output": "flat"} | content["model"]
-  return {"negative": ""} | content
+  return {"negative": "", "calibration": None} | content
+
+
+def calibration_of(
+  facts: Mapping[str, Any], step: int
+) -> dict[str, Any] | None:
+  """Returns what `evaluation/calibrate.py` fitted; None if to other parameters.
+
+  Args:
+    facts: Of `read_model_file`.
+    step: Of the parameters.
+  """
+  found = facts.get("calibration")  # there once validation has been scored
+  return found if found and found["step"] == step else None
 
 
 def shared_facts(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What models say of a scan, and what each slice has to do with it."""
 
 import dataclasses
+import functools
 import pathlib
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import pytest
 
 import helpers
 from brainjax import records
+from brainjax.evaluation import answer
 from brainjax.evaluation.answer import answer_scan, leave_one_out
 from brainjax.models.classifier import Classifier
 from brainjax.models.heads import build_head
@@ -171,3 +173,37 @@ def test_an_absent_modality_changes_nothing():
   )
   assert given.probabilities == zero.probabilities
   np.testing.assert_array_equal(given.contributions, zero.contributions)
+
+
+def calibrated(model, temperature, threshold):
+  fitted = {"step": 1, "temperature": temperature, "threshold": threshold}
+  facts = {"classes": ("a", "b", "c"), "positive": "", "calibration": fitted}
+  return dataclasses.replace(model, facts=facts)
+
+
+def test_an_answer_is_at_the_temperature_of_its_model():
+  record, raw = scan(), trained(seed=1)
+  plain = answer_scan([raw], record)
+  found = answer_scan([calibrated(raw, 2.5, None)], record)
+  logs = np.log(list(plain.probabilities.values())) / 2.5
+  expected = np.exp(logs) / np.exp(logs).sum()
+  assert list(found.probabilities.values()) == pytest.approx(expected, abs=1e-6)
+  assert found.label == plain.label
+  assert found.called is plain.called is None
+  # Parameters of another step are left as they are.
+  other = dataclasses.replace(calibrated(raw, 2.5, None), step=2)
+  assert answer_scan([other], record).probabilities == plain.probabilities
+  # Of several models, each has its own.
+  both = answer_scan([calibrated(raw, 2.5, None), raw], record)
+  mean = (expected + list(plain.probabilities.values())) / 2
+  assert list(both.probabilities.values()) == pytest.approx(mean, abs=1e-6)
+
+
+def test_the_operating_point_is_the_mean_of_the_thresholds():
+  facts = {"classes": ("healthy", "ill"), "positive": "ill"}
+  given = {"healthy": 0.7, "ill": 0.3}
+  called = functools.partial(answer._called, facts, probabilities=given)
+  assert called([{"threshold": 0.2}, {"threshold": 0.3}]) == ("ill", 0.25)
+  assert called([{"threshold": 0.2}, {"threshold": 0.5}]) == ("healthy", 0.35)
+  assert called([{"threshold": 0.2}, None]) is None
+  assert called([{"threshold": None}]) is None

@@ -9,8 +9,10 @@ from sklearn import metrics as sklearn_metrics
 
 import helpers
 from brainjax import InputError
-from brainjax.evaluation import evaluate
-from brainjax.training import experiment, train
+from brainjax.evaluation import evaluate, test_lock
+from brainjax.metrics import calibration
+from brainjax.training import experiment, train, trained
+from brainjax.training import runner as runner_lib
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +129,95 @@ def test_metrics_are_those_of_the_participants(workdir, scores):
   assert written["schema_version"] == evaluate.SCHEMA_VERSION
 
 
+def test_temperature_of_validation_is_carried_to_the_test(workdir, scores):
+  fitted = json.loads((workdir / "model.json").read_text())["calibration"]
+  metrics = json.loads((workdir / "metrics.json").read_text())
+  assert fitted["step"] == scores["step"]
+  assert fitted["n"] == metrics["validation"]["n"]
+  for name, value in fitted.items():
+    assert metrics["validation"]["calibration"][name] == value
+    assert scores["calibration"][name] == value
+  run = experiment.open_run(workdir)
+  runner = runner_lib.Runner(run)
+  runner_lib.restore_best(runner)
+  raw = runner.score(run.scored("test"))
+  expected = calibration.apply_temperature(raw, fitted["temperature"])
+  rows = [r for r in read(workdir / "predictions.csv") if r["split"] == "test"]
+  found = [[float(r["proba_normal"]), float(r["proba_tumour"])] for r in rows]
+  np.testing.assert_allclose(found, np.exp(expected), atol=1e-6)
+  assert not np.allclose(found, np.exp(raw), atol=1e-3)
+
+
+def test_operating_point_of_validation_is_carried_to_the_test(workdir, scores):
+  threshold = scores["calibration"]["threshold"]
+  people = read(workdir / "predictions_participant.csv")
+  for split, part in (("validation", None), ("test", scores)):
+    rows = [row for row in people if row["split"] == split]
+    truth = np.array([row["true_label"] == "tumour" for row in rows])
+    given = np.array([float(row["proba_tumour"]) for row in rows])
+    if split == "validation":
+      rates = sklearn_metrics.roc_curve(truth, given, drop_intermediate=False)
+      called = given >= threshold
+      youden = called[truth].mean() - called[~truth].mean()
+      assert youden == pytest.approx((rates[1] - rates[0]).max())
+    else:
+      point = part["calibration"]["operating_point"]
+      called = given >= threshold
+      assert point["sensitivity"]["value"] == called[truth].mean()
+      assert point["specificity"]["value"] == 1 - called[~truth].mean()
+
+
+def test_calibration_is_of_the_step_it_was_fitted_to(workdir, scores):
+  facts = trained.read_model_file(workdir)
+  assert trained.calibration_of(facts, scores["step"]) == facts["calibration"]
+  assert trained.calibration_of(facts, scores["step"] + 1) is None
+
+
 def test_probes_find_the_brightness_and_not_the_header(scores):
   assert scores["probes"]["histogram"]["roc_auc"]["value"] == 1
   assert scores["probes"]["header"]["n"] == scores["n"]
 
 
+def test_a_second_look_is_counted_and_not_scored_again(
+  workdir, scores, monkeypatch
+):
+  before = test_lock.read_looks(workdir)
+  with monkeypatch.context() as patch:
+    patch.delattr(runner_lib, "Runner")  # nothing can be scored
+    assert evaluate.evaluate(workdir, "test") == json.loads(json.dumps(scores))
+  looks = test_lock.read_looks(workdir)
+  assert len(looks) == len(before) + 1
+  assert looks[-1]["checkpoint_sha256"] == looks[0]["checkpoint_sha256"]
+  assert looks[-1]["command"].startswith("brainjax")
+  # With other facts it is another score.
+  config = (workdir / "config.json").read_text()
+  changed = config.replace('"resamples": 2000', '"resamples": 50')
+  assert changed != config
+  (workdir / "config.json").write_text(changed)
+  again = evaluate.evaluate(workdir, "test")
+  (workdir / "config.json").write_text(config)
+  assert again["roc_auc"]["value"] == scores["roc_auc"]["value"]
+  assert again["look_sha256"] != scores["look_sha256"]
+  assert len(test_lock.read_looks(workdir)) == len(before) + 2
+
+
+def test_splits_that_were_changed_after_training_are_refused(workdir, scores):
+  path = workdir / "splits.csv"
+  original = path.read_text()
+  assert original.count(",train,") > 2
+  path.write_text(original.replace(",train,", ",test,", 1))
+  with pytest.raises(InputError, match="not the splits this run was trained"):
+    evaluate.evaluate(workdir, "test")
+  path.write_text(original)
+
+
 def test_scoring_again_replaces_and_changes_nothing(workdir, scores):
   names = ("predictions.csv", "predictions_participant.csv", "metrics.json")
+  evaluate.evaluate(workdir, "test")
   before = [(workdir / name).read_bytes() for name in names]
+  (workdir / "metrics.json").write_text(
+    json.dumps(json.loads(before[-1]) | {"test": {}})
+  )
   evaluate.evaluate(workdir, "test")
   assert [(workdir / name).read_bytes() for name in names] == before
 

@@ -3,6 +3,7 @@
 import base64
 import csv
 import html
+import json
 import re
 from urllib.parse import unquote
 
@@ -10,7 +11,12 @@ import pytest
 from tiny_run import SCREENING, TYPING, write_workdir
 
 from brainjax import InputError, records
-from brainjax.evaluation import figures, report, run_files
+from brainjax.evaluation import (
+  figures,
+  reliability_figure,
+  report,
+  run_files,
+)
 
 SECTIONS = "verdict input scores mistakes learning reproduce".split()
 ALL_FILES = (
@@ -64,6 +70,7 @@ def test_page_has_every_section_and_its_pictures(tmp_path, classes):
     "learning_curves.png",
     "mistake_1.png",
     "mistake_2.png",
+    "reliability.png",
     "roc_curves.png",
     "verdict.png",
   ]
@@ -272,7 +279,7 @@ def test_a_page_without_its_records_says_so(tmp_path):
   assert not stale.exists()
   assert sorted(alts(page)) == [
     *("confusion_matrix.png", "learning_curves.png"),
-    *("roc_curves.png", "verdict.png"),
+    *("reliability.png", "roc_curves.png", "verdict.png"),
   ]
   assert "records/" not in page.read_text().split("Made from")[1]
 
@@ -303,3 +310,39 @@ def test_a_run_that_was_scored_on_no_split_of_use(tmp_path):
   with pytest.raises(InputError, match="run `brainjax evaluate --workdir="):
     report.write_report([workdir])
   assert not (workdir / "figures").exists()
+
+
+def test_calibration_is_told_with_its_operating_point(tmp_path):
+  workdir = write_workdir(tmp_path / "run")
+  text = read(report.write_report([workdir]))
+  assert "no temperature was fitted on validation" in text
+  path = workdir / "metrics.json"
+  metrics = json.loads(path.read_text())
+  measures = {"ece": 0.04, "ece_equal_width": 0.05, "brier": 0.1}
+  measures["negative_log_likelihood"] = 0.3
+  metrics["test"]["calibration"] = {
+    **{"step": 3, "n": 41, "temperature": 1.7, "threshold": 0.31, **measures},
+    "uncalibrated": {name: 2 * value for name, value in measures.items()},
+    "operating_point": {
+      "sensitivity": {"value": 0.95, "low": 0.88, "high": 0.99},
+      "specificity": {"value": 0.71, "low": 0.6, "high": 0.8},
+      "precision": {"value": 0.8, "low": None, "high": None},
+      "negative_predictive_value": {"value": 0.9, "low": 0.7, "high": 0.98},
+    },
+  }
+  path.write_text(json.dumps(metrics))
+  text = read(report.write_report([workdir]))
+  assert "at temperature 1.70, fitted on 41 participants" in text
+  assert "0.080 before, 0.040 after" in text
+  assert "tumour from a probability of 0.310 on" in text
+  assert "sensitivity 0.95 [0.88, 0.99], specificity 0.71 [0.60, 0.80]" in text
+
+
+def test_reliability_says_what_came_true(tmp_path):
+  run = run_files.read_run(write_workdir(tmp_path / "run", classes=TYPING))
+  exhibit = reliability_figure.reliability_exhibit(run, "test")
+  people = [row for row in run.participants if row["split"] == "test"]
+  right = sum(row["predicted_label"] == row["true_label"] for row in people)
+  said = re.findall(r"(\d+) of (\d+) where", exhibit.alt)
+  assert sum(int(true) for true, _ in said) == right
+  assert sum(int(rows) for _, rows in said) == len(people)

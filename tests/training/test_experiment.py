@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import helpers
-from brainjax import InputError
+from brainjax import InputError, records
 from brainjax.training import experiment, model_file, trained, workdir
 
 
@@ -282,3 +282,19 @@ def test_run_of_other_records_is_refused(cohort, tmp_path):
   (tmp_path / "model.json").write_text(json.dumps(model))
   with pytest.raises(InputError, match="not the records this run"):
     experiment.open_run(tmp_path)
+
+
+@pytest.mark.parametrize("unit", ["participant_id", "group_id"])
+def test_a_split_by_slices_is_refused(tmp_path, unit):
+  """Slices of one person as scans of their own, on two sides of the split."""
+  record_set = helpers.write_cohort(tmp_path / "records", participants=12)
+  rows = [
+    row | {"split": ["train", "train", "validation", "test"][i // 2 % 4]}
+    for i, row in enumerate(map(dict, record_set.rows))
+  ]
+  rows[6][unit] = rows[0][unit]  # test and train
+  path = tmp_path / "records" / "manifest.csv"
+  records.write_csv(path, list(rows[0]), rows)
+  with pytest.raises(InputError, match=f"{unit} 'p000' lies in the train and"):
+    resolve(tmp_path / "records", tmp_path / "run")
+  assert not (tmp_path / "run").exists()
