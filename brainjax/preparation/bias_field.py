@@ -2,7 +2,8 @@
 
 The model is image = tissue * field. N4 estimates the logarithm of the field
 on a coarse grid, as a cubic B-spline; its control points (the lattice) give
-the field at every voxel of the volume.
+the field at every voxel of the volume. `n4.py` does so in JAX; SimpleITK is
+the alternative, and what that is tested against.
 
 Source: Tustison et al. 2010, IEEE Trans. Med. Imaging 29:1310 (N4), after
   Sled et al. 1998, IEEE Trans. Med. Imaging 17:87 (N3).
@@ -19,17 +20,24 @@ import SimpleITK as sitk
 from brainjax.preparation.brain_mask import tissue_mask
 from brainjax.preparation.volume import Volume
 
-_ORDER = 3
-_FEWEST = _ORDER + 1  # coarse voxels along an axis, for a cubic
+ORDER = 3  # of the splines
+_FEWEST = ORDER + 1  # coarse voxels along an axis, for a cubic
 
 
 def fit_bias_field(
-  volume: Volume, *, grid_mm: float, iterations: Sequence[int], tolerance: float
+  volume: Volume,
+  *,
+  method: str,
+  grid_mm: float,
+  iterations: Sequence[int],
+  tolerance: float,
 ) -> np.ndarray:
-  """Estimates the bias field of a volume by SimpleITK's N4, in one thread.
+  """Estimates the bias field of a volume.
 
   Args:
     volume: The volume; not 2-D images.
+    method: "jax", on this process's default device of jax, or "sitk", which
+      is SimpleITK in one thread.
     grid_mm: Voxel size of the coarse grid, at least; millimetres.
     iterations: At most so many at each level; every level doubles the mesh.
       A volume of few slices has fewer levels.
@@ -40,27 +48,49 @@ def fit_bias_field(
     f32[l,m,n], the lattice of the log field; zeros, which change nothing, for
     a volume of fewer than four slices.
   """
-  factors = _factors(volume, grid_mm)
-  small = _block_means(volume.array, factors)
-  # Darker voxels hold noise, whose logarithm says nothing of the coil.
-  tissue = tissue_mask(small) & (small > 0)
+  small, tissue = coarse(volume, grid_mm)
   fewest = min(small.shape)
   if fewest < _FEWEST or not tissue.any():
     return np.zeros((_FEWEST,) * 3, np.float32)
-  levels = [n for k, n in enumerate(iterations) if 2**k + _ORDER <= fewest]
+  levels = [n for k, n in enumerate(iterations) if 2**k + ORDER <= fewest]
+  if method == "sitk":
+    return sitk_lattice(small, tissue, iterations=levels, tolerance=tolerance)
+  from brainjax.preparation import n4  # imports jax, which takes a second
+
+  return n4.fit_lattices(
+    [small], [tissue], iterations=levels, tolerance=tolerance
+  )[0]
+
+
+def coarse(volume: Volume, grid_mm: float) -> tuple[np.ndarray, np.ndarray]:
+  """Returns f32[l,m,n], the coarse grid, and bool[l,m,n], the tissue on it."""
+  small = _block_means(volume.array, _factors(volume, grid_mm))
+  # Darker voxels hold noise, whose logarithm says nothing of the coil.
+  return small, tissue_mask(small) & (small > 0)
+
+
+def sitk_lattice(
+  image: np.ndarray,
+  mask: np.ndarray,
+  *,
+  iterations: Sequence[int],
+  tolerance: float,
+  threads: int = 1,
+) -> np.ndarray:
+  """Estimates the lattice of a log field by SimpleITK; see `n4`."""
   n4 = sitk.N4BiasFieldCorrectionImageFilter()
-  n4.SetNumberOfThreads(1)
-  n4.SetMaximumNumberOfIterations(levels)
+  n4.SetNumberOfThreads(threads)
+  n4.SetMaximumNumberOfIterations(iterations)
   n4.SetConvergenceThreshold(tolerance)
-  image = sitk.GetImageFromArray(small.T)
-  n4.Execute(image, sitk.GetImageFromArray(tissue.T.astype(np.uint8)))
-  field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T
+  volume = sitk.GetImageFromArray(image.T)
+  n4.Execute(volume, sitk.GetImageFromArray(mask.T.astype(np.uint8)))
+  field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(volume)).T
   # The field is such a spline, so its lattice is found exactly.
-  size = 2 ** (len(levels) - 1) + _ORDER
+  size = 2 ** (len(iterations) - 1) + ORDER
   inverses = [
-    np.linalg.pinv(_basis(np.arange(n), n, size)) for n in field.shape
+    np.linalg.pinv(spline_basis(mesh_points(n), n, size)) for n in field.shape
   ]
-  return _tensor_product(inverses, field.astype(np.float64)).astype(np.float32)
+  return tensor_product(inverses, field.astype(np.float64)).astype(np.float32)
 
 
 def bias_field(
@@ -84,8 +114,9 @@ def bias_field(
   ):
     coarse = n // factor
     centre = (np.arange(n) - (factor - 1) / 2) / factor
-    bases.append(_basis(centre.clip(0, coarse - 1), coarse, size))
-  return np.exp(_tensor_product(bases, lattice)).astype(np.float32)
+    basis = spline_basis(centre.clip(0, coarse - 1), coarse, size)
+    bases.append(basis.astype(np.float32))
+  return np.exp(tensor_product(bases, lattice)).astype(np.float32)
 
 
 def _factors(volume: Volume, grid_mm: float) -> list[int]:
@@ -107,20 +138,28 @@ def _block_means(array: np.ndarray, factors: Sequence[int]) -> np.ndarray:
   return array
 
 
-def _basis(points: np.ndarray, length: int, size: int) -> np.ndarray:
-  """Returns f32[P,size], the cubic B-splines at points in [0, length - 1].
+def mesh_points(length: int) -> np.ndarray:
+  """Returns f64[length], voxel centres where ITK's fit takes them to be.
+
+  It keeps the last one off the mesh's end.
+  """
+  return np.arange(length, dtype=np.float64).clip(max=length - 1 - 1e-3)
+
+
+def spline_basis(points: np.ndarray, length: int, size: int) -> np.ndarray:
+  """Returns f64[P,size], the cubic B-splines at points in [0, length - 1].
 
   The mesh of `size` control points spans the voxel centres.
   """
-  spans = size - _ORDER
+  spans = size - ORDER
   u = np.asarray(points, np.float64) * spans / max(length - 1, 1)
   distance = np.abs(u[:, None] - (np.arange(size) - 1))
   inner = 2 / 3 - distance**2 + distance**3 / 2
   outer = np.maximum(2 - distance, 0) ** 3 / 6
-  return np.where(distance < 1, inner, outer).astype(np.float32)
+  return np.where(distance < 1, inner, outer)
 
 
-def _tensor_product(
+def tensor_product(
   matrices: Sequence[np.ndarray], array: np.ndarray
 ) -> np.ndarray:
   """Applies a matrix f[n_i,m_i] along each axis i of f[m_0,m_1,m_2]."""

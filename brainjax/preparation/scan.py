@@ -25,7 +25,7 @@ from brainjax.preparation.volume import ScanError, Volume, aligned
 BRAIN_MM = (60.0, 260.0)
 _AXES = ("left to right", "back to front", "bottom to top")
 _CHOICES = {
-  "bias_field.method": ("sitk", "none"),
+  "bias_field.method": ("jax", "sitk", "none"),
   "plane": ("axial", "coronal", "sagittal"),
   "crop": ("brain", "none"),
   "slices": ("all", "uniform", "every"),
@@ -223,13 +223,8 @@ def modalities_of(manifest: Manifest, config: Any) -> tuple[str, ...]:
 
 def fit_field_of(config: Any) -> FitField:
   """Returns the estimator of the bias field that the config asks for."""
-  settings = config.bias_field
-  return lambda file, volume: bias_field.fit_bias_field(
-    volume,
-    grid_mm=settings.grid_mm,
-    iterations=settings.iterations,
-    tolerance=settings.tolerance,
-  )
+  settings = config.bias_field.to_dict()
+  return lambda file, volume: bias_field.fit_bias_field(volume, **settings)
 
 
 def _corrected(

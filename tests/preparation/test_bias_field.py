@@ -7,7 +7,12 @@ import tiny_head
 from brainjax.preparation import bias_field, brain_mask, reading
 from brainjax.preparation.volume import volume_of
 
-FAST = {"grid_mm": 6.0, "iterations": (30, 30), "tolerance": 1e-3}
+FAST = {
+  "method": "sitk",
+  "grid_mm": 6.0,
+  "iterations": (30, 30),
+  "tolerance": 1e-3,
+}
 
 
 def _head(spacing_mm=(3.0, 3.0, 5.0)):
