@@ -1,7 +1,7 @@
 """The command line: `brainjax VERB`. The verbs are in `commands/`.
 
 Exit status: 0 done; 2 the input or the command is wrong, said in one line on
-stderr; 75 stopped by a signal after saving.
+stderr; 3 an audit failed; 75 stopped by a signal after saving.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import brainjax
 from brainjax import InputError
 from brainjax.commands import (
+  audit,
   cohort,
   demo,
   encode,
@@ -32,6 +33,7 @@ VERBS = (
   demo,
   cohort,
   prepare,
+  audit,
   train,
   encode,
   evaluate,

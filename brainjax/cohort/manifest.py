@@ -53,8 +53,15 @@ class Manifest:
   modalities: tuple[str, ...]
 
 
-def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+def read_manifest(
+  path: str | os.PathLike[str], *, consistent: bool = True
+) -> Manifest:
   """Reads a manifest and checks all of it, the existence of images included.
+
+  Args:
+    path: The file.
+    consistent: Also refuse a participant of two labels or groups and a group
+      in two splits; the audit reads them, and reports them all.
 
   Raises:
     InputError: Something is wrong; names the file, line and column.
@@ -84,7 +91,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
   for line, row in lines.items():
     _check_row(manifest, row, f"{file}, line {line}")
   _check_scans_differ(manifest, lines, file)
-  for of, column, mend in _CONSTANT:
+  for of, column, mend in _CONSTANT if consistent else ():
     _check_constant(lines, file, of, column, mend)
   return manifest
 

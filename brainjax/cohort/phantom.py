@@ -48,6 +48,7 @@ SCANNERS = {
     "south", "PSR", (3.0, 3.0, 3.0), (64, 80, 58), 900.0, 1.0, 0.04, 0.09
   ),
 }
+CONFOUNDED = 0.9  # share whose scanner follows the label, if asked for
 GAIN_SPREAD = 0.15  # standard deviation of the logarithm of the gain
 _COLUMNS = (
   "participant_id",
@@ -69,6 +70,7 @@ def write_phantom_cohort(
   *,
   participants: int = 200,
   seed: int = 0,
+  confounded: bool = False,
   progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
 ) -> tuple[list[dict[str, str]], tuple[str, ...]]:
   """Writes the cohort's images; started again, it goes on where it stopped.
@@ -78,6 +80,7 @@ def write_phantom_cohort(
       mask is of the whole tumour, oedema included; a normal's is all zero.
     participants: How many; half are normal, a sixth has each tumour.
     seed: Chooses the cohort.
+    confounded: See `describe`.
     progress: Wraps the loop over participants, to show how far it is.
 
   Returns:
@@ -95,29 +98,45 @@ def write_phantom_cohort(
   folder = pathlib.Path(os.path.abspath(root))
   folder.mkdir(parents=True, exist_ok=True)
   origin = f"brainjax {__version__} phantom, seed {seed}"
+  origin += ", confounded" if confounded else ""
   indices = range(participants)
   rows = []
   for index in progress(indices) if progress else indices:
-    row = describe(seed, index)
+    row = describe(seed, index, confounded=confounded)
     name = row["participant_id"]
     files = [folder / f"{name}_{kind}.nii.gz" for kind in ("t1", "mask")]
     if not all([_is_there(file, origin) for file in files]):
-      arrays = render(seed, index, row["label"])
+      arrays = render(seed, index, row["label"], row["scanner"])
       for file, array in zip(files, arrays, strict=True):
         _write(file, array, SCANNERS[row["scanner"]], origin)
     rows.append(row | {"t1": str(files[0]), "mask": str(files[1])})
   return rows, _COLUMNS
 
 
-def describe(seed: int, index: int) -> dict[str, str]:
-  """Returns the manifest's row of participant `index`, without its files."""
+def describe(
+  seed: int, index: int, *, confounded: bool = False
+) -> dict[str, str]:
+  """Returns the manifest's row of participant `index`, without its files.
+
+  Args:
+    seed: Of the cohort.
+    index: Of the participant.
+    confounded: Nine of ten participants are scanned in the south if they have
+      a tumour, and in the north if not: a fault for the audit to find.
+  """
   participant_id = f"phantom-{index:05d}"
   order = _stream(seed, index // 6, "labels").permutation(6)
   rng = _stream(seed, index, "participant")
   scanner = str(rng.choice(list(SCANNERS)))
+  label = LABELS[order[index % 6]]
+  fault = _stream(seed, index, "confounded")
+  if confounded and fault.random() < CONFOUNDED:
+    site = "north" if label == "normal" else "south"
+    legal = [name for name, scanner in SCANNERS.items() if scanner.site == site]
+    scanner = str(fault.choice(legal))
   return {
     "participant_id": participant_id,
-    "label": LABELS[order[index % 6]],
+    "label": label,
     "session_id": "",
     "group_id": participant_id,
     "source": "phantom",
@@ -128,14 +147,22 @@ def describe(seed: int, index: int) -> dict[str, str]:
   }
 
 
-def render(seed: int, index: int, label: str) -> tuple[np.ndarray, np.ndarray]:
+def render(
+  seed: int, index: int, label: str, scanner_name: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
   """Scans participant `index`, as if the diagnosis were `label`.
+
+  Args:
+    seed: Of the cohort.
+    index: Of the participant.
+    label: One of `LABELS`.
+    scanner_name: One of `SCANNERS`; the participant's own by default.
 
   Returns:
     i16[X,Y,Z] volume and u8[X,Y,Z] tumour mask, in the order of RAS.
   """
   row = describe(seed, index)
-  scanner = SCANNERS[row["scanner"]]
+  scanner = SCANNERS[scanner_name or row["scanner"]]
   axes_mm = [
     (np.arange(n, dtype=np.float32) - (n - 1) / 2) * spacing
     for n, spacing in zip(scanner.shape, scanner.spacing_mm, strict=True)

@@ -12,6 +12,7 @@ LAYOUT_OF_OPTION = {
   "modality": "folders",
   "participants": "phantom",
   "seed": "phantom",
+  "confounded": "phantom",
 }
 
 
@@ -46,6 +47,12 @@ def add(verbs) -> None:
     "--participants", type=int, help="phantom: how many (default: 200)"
   )
   parser.add_argument("--seed", type=int, help="phantom: which (default: 0)")
+  parser.add_argument(
+    "--confounded",
+    action="store_true",
+    default=None,
+    help="phantom: the scanner follows the label, for the audit to find",
+  )
 
 
 def run(args) -> None:

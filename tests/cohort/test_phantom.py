@@ -127,3 +127,26 @@ def test_each_tumour_has_its_own_look():
   assert ill.std() < 0.7 * healthy.std()
   ill, healthy = pairs["metastasis"]  # bright foci
   assert np.percentile(ill, 95) > 1.1 * np.percentile(healthy, 95)
+
+
+def test_the_scanner_follows_the_label_only_if_asked_for():
+  rows = [phantom.describe(0, i, confounded=True) for i in range(200)]
+  south = {True: [], False: []}
+  for row in rows:
+    south[row["label"] == "normal"].append(row["site"] == "south")
+  assert np.mean(south[False]) > 0.85
+  assert np.mean(south[True]) < 0.15
+  plain = [phantom.describe(0, i) for i in range(200)]
+  for name in ("label", "age", "sex", "participant_id"):
+    assert [row[name] for row in rows] == [row[name] for row in plain]
+
+
+def test_a_confounded_cohort_is_another(tmp_path):
+  rows, _ = phantom.write_phantom_cohort(
+    tmp_path, participants=1, confounded=True
+  )
+  image = nib.load(rows[0]["t1"])
+  scanner = phantom.SCANNERS[rows[0]["scanner"]]
+  assert nib.aff2axcodes(image.affine) == tuple(scanner.orientation)
+  with pytest.raises(InputError, match="confounded"):
+    phantom.write_phantom_cohort(tmp_path, participants=1)

@@ -1,0 +1,1 @@
+"""Do identities leak, and is the label told by what is not the brain?"""
