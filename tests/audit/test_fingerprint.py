@@ -46,7 +46,7 @@ def test_turned_in_the_file_it_is_the_same():
 
 def test_other_people_have_another():
   prints = [of_array(many_heads.head(seed)) for seed in range(12)]
-  assert list(fingerprint.similar_pairs(prints, 0.6)) == []
+  assert list(fingerprint.similar_pairs(prints, 0.75)) == []
 
 
 def test_pairs_are_found_across_blocks(monkeypatch):
