@@ -74,20 +74,14 @@ def attention_exhibit(
     split: Of the scans.
     record_set: The images of the run.
   """
-  file = run.path / "attention.csv"
-  if not file.is_file():
-    return None
-  rows_of: dict[tuple[str, str], list[dict[str, str]]] = {}
-  for row in read_csv(file):
-    if row["split"] == split:
-      key = row["participant_id"], row["session_id"]
-      rows_of.setdefault(key, []).append(row)
+  rows_of = _rows_of_scans(run, split)
   examples = []
   for name in run.model["classes"]:
     for scan in run.scans:
       key = scan["participant_id"], scan["session_id"]
       if (scan["split"], scan["class"]) == (split, name) and key in rows_of:
-        examples.append(_example(run, scan, rows_of[key], record_set))
+        record = record_set[int(scan["record_index"])]
+        examples.append(_example(run, scan, rows_of[key], record))
         break
   if not examples:
     return None
@@ -96,6 +90,27 @@ def attention_exhibit(
     "attention.png",
     f"Attention in the first scan of each class of the {split} split: {said}.",
     draw_attention(examples),
+  )
+
+
+def scan_exhibit(
+  run: Run, scan: Mapping[str, str], record: Record, name: str
+) -> exhibits.Exhibit | None:
+  """Shows one scan; None without attention.
+
+  Args:
+    run: The run.
+    scan: Row of splits.csv.
+    record: The scan's images.
+    name: Of the picture's file.
+  """
+  key = scan["participant_id"], scan["session_id"]
+  rows = _rows_of_scans(run, scan["split"]).get(key)
+  if rows is None:
+    return None
+  example = _example(run, scan, rows, record)
+  return exhibits.Exhibit(
+    name, f"Attention: {_say(example)}.", draw_attention([example])
   )
 
 
@@ -154,11 +169,24 @@ def draw_attention(examples: Sequence[Example]) -> mpl_figure.Figure:
   return figure
 
 
+def _rows_of_scans(
+  run: Run, split: str
+) -> dict[tuple[str, str], list[dict[str, str]]]:
+  """Returns the rows of attention.csv by participant and session."""
+  file = run.path / "attention.csv"
+  rows_of: dict[tuple[str, str], list[dict[str, str]]] = {}
+  for row in read_csv(file) if file.is_file() else ():
+    if row["split"] == split:
+      key = row["participant_id"], row["session_id"]
+      rows_of.setdefault(key, []).append(row)
+  return rows_of
+
+
 def _example(
   run: Run,
   scan: Mapping[str, str],
   rows: Sequence[Mapping[str, str]],
-  record_set: RecordSet,
+  record: Record,
 ) -> Example:
   file = attention.maps_file(run.path, scan["split"])
   in_plane = None
@@ -167,7 +195,7 @@ def _example(
       in_plane = maps[scan["record_index"]]
   ids = f"{scan['participant_id']} {scan['session_id']}".strip()
   return Example(
-    record=record_set[int(scan["record_index"])],
+    record=record,
     caption=f"{ids} ({scan['class']})",
     in_plane=in_plane,
     strips={

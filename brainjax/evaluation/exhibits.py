@@ -11,8 +11,6 @@ from brainjax.evaluation.forest import Estimate, draw_forest
 from brainjax.evaluation.run_files import Run
 from brainjax.records import Record, RecordSet
 
-MAX_MISTAKES = 6
-_MONTAGE_COLUMNS = 8
 _SHEET_ROWS = 4  # modalities times scans of a class, so that a page holds them
 
 
@@ -146,70 +144,11 @@ def sheets(run: Run, record_set: RecordSet) -> Iterator[Exhibit]:
       f"contact_sheet_{number}.png",
       f"Contact sheet of {title}, up to {montage.COLUMNS} slices each of"
       f" {', '.join(modalities)}. {'; '.join(captions)}. A tumour is outlined"
-      f" in {sum(map(_has_tumour, examples))} of {len(examples)}.",
+      f" in {sum(map(has_tumour, examples))} of {len(examples)}.",
       montage.contact_sheet(
         examples, captions, modalities=modalities, title=title
       ),
     )
-
-
-def mistakes(
-  run: Run, split: str, record_set: RecordSet | None
-) -> tuple[list[dict[str, Any]], int, int]:
-  """Finds the wrong scans that give their true class the least probability.
-
-  Args:
-    run: The run.
-    split: Of the scans.
-    record_set: Its records, or None to go without pictures.
-
-  Returns:
-    The worst `{"name", "true", "predicted", "probability", "exhibit"}`, how
-    many scans are wrong, and how many there are.
-  """
-  rows = [row for row in run.predictions if row["split"] == split]
-  wrong = [row for row in rows if row["predicted_label"] != row["true_label"]]
-  wrong.sort(key=lambda row: float(row[f"proba_{row['true_label']}"]))
-  record_index = {
-    (scan["participant_id"], scan["session_id"]): int(scan["record_index"])
-    for scan in run.scans
-  }
-  worst = []
-  for i, row in enumerate(wrong[:MAX_MISTAKES], start=1):
-    person, session = row["participant_id"], row["session_id"]
-    mistake = {
-      "name": f"{person} {session}".strip(),
-      "true": row["true_label"],
-      "predicted": row["predicted_label"],
-      "probability": float(row[f"proba_{row['true_label']}"]),
-      "exhibit": None,
-    }
-    if record_set is not None:
-      record = record_set[record_index[person, session]]
-      mistake["exhibit"] = _mistake(i, mistake, record, run.model["modalities"])
-    worst.append(mistake)
-  return worst, len(wrong), len(rows)
-
-
-def _mistake(
-  number: int,
-  mistake: Mapping[str, Any],
-  record: Record,
-  modalities: Sequence[str],
-) -> Exhibit:
-  modality = modalities[montage.first_present(record)]
-  title = "{name}: {true}, taken for {predicted}".format(**mistake)
-  figure = montage.slice_montage(
-    record, title=f"{title} ({modality})", columns=_MONTAGE_COLUMNS
-  )
-  tumour = "outlined" if _has_tumour(record) else "not marked"
-  return Exhibit(
-    f"mistake_{number}.png",
-    f"{modality} slices of scan {title} ({len(record.slices)} slices); the"
-    f" model gave {mistake['true']} the probability"
-    f" {mistake['probability']:.3f}. Tumour {tumour}.",
-    figure,
-  )
 
 
 def _caption(scan: Mapping[str, str], record: Record) -> str:
@@ -221,5 +160,6 @@ def _caption(scan: Mapping[str, str], record: Record) -> str:
   return ", ".join(filter(None, (ids, scan["source"], label, length)))
 
 
-def _has_tumour(record: Record) -> bool:
+def has_tumour(record: Record) -> bool:
+  """Says whether a tumour is marked in any slice."""
   return record.mask is not None and bool(record.mask.any())

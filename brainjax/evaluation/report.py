@@ -22,11 +22,16 @@ from brainjax import config as config_lib
 from brainjax.evaluation import (
   attention_figure,
   augmentation_figure,
+  claim,
+  cost_figure,
   exhibits,
   figures,
+  methods,
+  mistakes,
   reconstruction_page,
   reliability_figure,
   run_files,
+  subgroups,
   tables,
   test_lock,
   verdict,
@@ -39,6 +44,7 @@ SECTIONS = {
     "input": "What the model sees",
     "scores": "How well it does",
     "mistakes": "Where it is wrong",
+    "methods": "Methods and checklist",
     "learning": "How it learned",
     "reproduce": "How to reproduce",
   },
@@ -133,14 +139,28 @@ def _classification(
 ) -> dict[str, Any]:
   scores, classes = run.metrics[split], run.model["classes"]
   comparison = tables.comparison(run, others, split)
-  worst, num_wrong, num_scans = exhibits.mistakes(run, split, record_set)
+  worst, num_wrong, num_scans = mistakes.mistakes(run, split, record_set)
   attention = reconstructions = None
   if record_set:
     attention = attention_figure.attention_exhibit(run, split, record_set)
     reconstructions = reconstruction_page.reconstruction_exhibit(
       run, split, record_set
     )
+  manifest = record_set.rows if record_set else ()
+  parts = subgroups.subgroups(run, split, manifest)
+  preparation = _preparation(record_set)
+  main = verdict.main_metric(classes)
   return {
+    "main_metric": main,
+    "subgroups": parts,
+    "cost": cost_figure.cost_exhibit(comparison, main, split),
+    "methods": methods.paragraphs(run, split),
+    "claim": claim.items(
+      run,
+      rejected=preparation.get("rejected"),
+      subgroup_fields=list(dict.fromkeys(row["field"] for row in parts)),
+      attends=attention is not None,
+    ),
     "metric_names": verdict.METRICS,
     "headline": verdict.headline(scores, classes, split),
     "checks": verdict.checks(scores, classes, run.scans),
@@ -149,7 +169,7 @@ def _classification(
     "attention": attention,
     "reconstructions": reconstructions,
     "cohort": tables.cohort(run.scans),
-    "preparation": _preparation(record_set),
+    "preparation": preparation,
     "comparison": comparison,
     "roc": exhibits.roc(comparison, split),
     "confusion": exhibits.confusion(scores, classes, split),

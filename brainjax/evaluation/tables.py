@@ -93,3 +93,14 @@ def speed(log_lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
       if key.startswith("perf/"):
         values[key.removeprefix("perf/")].append(value)
   return {name: float(np.median(seen)) for name, seen in values.items()}
+
+
+def training_seconds(log_lines: Sequence[Mapping[str, Any]]) -> float | None:
+  """Estimates how long a run trained: its steps at their median time.
+
+  Compilation, validation and saving are not counted, so that heads are held
+  against each other by their steps.
+  """
+  median = speed(log_lines).get("step_seconds_p50")
+  steps = max((line["step"] for line in log_lines), default=0)
+  return None if median is None else median * steps

@@ -18,7 +18,7 @@ from brainjax.evaluation import (
   run_files,
 )
 
-SECTIONS = "verdict input scores mistakes learning reproduce".split()
+SECTIONS = "verdict input scores mistakes methods learning reproduce".split()
 ALL_FILES = (
   *run_files.TRAIN_FILES,
   "metrics.json",
@@ -135,12 +135,20 @@ def test_hostile_names_are_escaped(tmp_path):
   workdir = write_workdir(
     tmp_path / "r$1$ \"&'",
     person=person,
-    head="a<b",
     classes=("<i>normal", "tumour"),
   )
   raw = report.write_report([workdir]).read_text()
-  assert "<script" not in raw and "<b " not in raw and "<i>" not in raw
+  assert "<script" not in raw and "<i>" not in raw
   assert "<script>alert(8)</script>$\\frac{" in html.unescape(raw)
+
+
+def test_parts_of_the_cohort_have_their_counts(tmp_path):
+  workdir = write_workdir(tmp_path / "run")
+  text = read(report.write_report([workdir]))
+  part = text.split("In parts of the cohort")[1].split("A part without")[0]
+  # Sources alternate: two participants of a class each.
+  assert "source: ixi 4 2 2" in part and "source: ucsf 4 2 2" in part
+  assert "missing: for the authors" in text
 
 
 def test_worst_mistakes_come_first_and_stale_pictures_go(tmp_path):

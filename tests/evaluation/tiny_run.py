@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 import helpers
+from brainjax import config as config_lib
 from brainjax import records
 
 SCREENING = ("normal", "tumour")
@@ -89,6 +90,7 @@ def write_workdir(
     probabilities = np.full(len(classes), 0.1)
     probabilities[predicted] = 1 - 0.1 * (len(classes) - 1)
     probabilities[true] -= 0.01 * i  # so that later ones are worse
+    probabilities[(true + 1) % len(classes)] += 0.01 * i
     kept = "participant_id session_id group_id source split fold".split()
     predictions.append(
       {
@@ -124,13 +126,11 @@ def write_workdir(
       for name, values in probes.items()
     },
   }
+  config = config_lib.get_config(f"head={head}")
+  config.data.records = str(workdir / "records")
   content = {
     "metrics.json": {"schema_version": 1, split: metrics},
-    "config.json": {
-      "data": {"records": str(workdir / "records"), "packs": None},
-      "model": {"encoder": {"preset": "small"}, "head": {"name": head}},
-      "optimizer": {"learning_rate": 3e-4},
-    },
+    "config.json": config.to_dict(),
     "environment.json": {
       "command": "brainjax train --config=configs/default.py",
       "date": "2026-11-22T20:51:12+00:00",
@@ -144,6 +144,7 @@ def write_workdir(
       "classes": list(classes),
       "positive": "tumour" if "tumour" in classes else "",
       "modalities": list(modalities),
+      "preparation": config.preparation.to_dict(),
       "slice_shape": [16, 16, len(modalities)],
       "records_sha256": record_set.sha256,
       "splits_sha256": "5" * 64,

@@ -1,0 +1,218 @@
+"""How a run was made, in the words of a methods section.
+
+Every sentence is written from the files of the run, so that none of them can
+say other than what was done; what the files do not know, `claim.py` lists.
+"""
+
+import collections
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from brainjax.evaluation import augmentation_figure
+from brainjax.evaluation.run_files import Run
+
+_HEADS = {
+  "lstm": "a long short-term memory network",
+  "gru": "a network of gated recurrent units",
+  "densenet1d": "a one-dimensional DenseNet over the slices",
+  "image2d": "a two-dimensional DenseNet over the image of slices by features",
+  "seqconv": "a convolutional sequence encoder",
+  "tcn": "a temporal convolutional network",
+  "attention": "gated attention pooling",
+  "transformer": "a transformer encoder",
+  "mingru": "a minimal gated recurrent network (minGRU)",
+  "minlstm": "a minimal gated recurrent network (minLSTM)",
+  "lru": "a linear recurrent unit",
+  "mean": "the mean over slices",
+  "max": "the maximum over slices",
+  "logsumexp": "the log-sum-exp over slices",
+}
+_SPLITS = ("train", "validation", "test")
+
+
+def paragraphs(run: Run, split: str) -> dict[str, str]:
+  """Returns what was done, by the heading of a methods section.
+
+  Args:
+    run: The run.
+    split: Whose scores the page reports.
+  """
+  texts = {
+    "Participants": _participants(run),
+    "Images": _images(run),
+    "Model": _model(run),
+    "Training": _training(run),
+    "Statistics": _statistics(run, split),
+    "Software": _software(run),
+  }
+  return {heading: " ".join(text) for heading, text in texts.items()}
+
+
+def counted(number: int, noun: str) -> str:
+  """Writes a number with its noun.
+
+  >>> counted(1, "scan"), counted(1200, "scan")
+  ('1 scan', '1,200 scans')
+  """
+  return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def splits_of(run: Run) -> str:
+  """Says how the groups came into their splits."""
+  chosen = run.config["split"]
+  groups = collections.defaultdict(set)
+  for scan in run.scans:
+    groups[scan["split"]].add(scan["group_id"])
+  sizes = ", ".join(
+    f"{len(groups[name])} for {name.replace('train', 'training')}"
+    for name in _SPLITS
+  )
+  how = "drawn at random within class and source"
+  if chosen["folds"]:
+    how += f", fold {chosen['fold']} of {chosen['folds']}"
+  return (
+    f"Groups of scans that belong to one participant were kept together and"
+    f" divided into {sizes} ({how} with seed {chosen['seed']}, unless the"
+    " manifest's own columns say otherwise)."
+  )
+
+
+def _participants(run: Run) -> Iterator[str]:
+  people = {s["participant_id"] for s in run.scans}
+  yield (
+    f"The cohort has {counted(len(run.scans), 'scan')} of"
+    f" {counted(len(people), 'participant')}."
+  )
+  of_class = collections.defaultdict(set)
+  for scan in run.scans:
+    of_class[scan["class"] or "unlabelled"].add(scan["participant_id"])
+  sources = sorted({s["source"] for s in run.scans if s["source"]})
+  counts = ", ".join(f"{len(ids)} {k}" for k, ids in sorted(of_class.items()))
+  yield f"Participants by class: {counts}."
+  if sources:
+    yield f"Sources: {', '.join(sources)}."
+  yield splits_of(run)
+
+
+def _images(run: Run) -> Iterator[str]:
+  preparation = (run.features or run.model)["preparation"]
+  yield f"Modalities: {', '.join(run.model['modalities'])}."
+  field = preparation["bias_field"]
+  if field["method"] == "none":
+    yield "The bias field was not corrected."
+  else:
+    yield (
+      "The bias field was corrected by N4 (Tustison et al. 2010;"
+      f" {field['method']}, voxels of {field['grid_mm']:g} mm)."
+    )
+  height, width, _ = run.slice_shape
+  where = "the whole image"
+  if preparation["crop"] == "brain":
+    where = f"the brain and {preparation['margin_mm']:g} mm around it"
+  which = {
+    "all": f"all {preparation['plane']} slices",
+    "uniform": f"{preparation['num_slices']} equally spaced"
+    f" {preparation['plane']} slices",
+    "every": f"{preparation['plane']} slices every"
+    f" {preparation['every_mm']:g} mm",
+  }[preparation["slices"]]
+  yield (
+    f"Of {where}, {which} were kept at {height} × {width} pixels. Intensities"
+    " were given zero mean and unit variance within the brain and clipped at"
+    f" ±{preparation['intensity_limit']:g} standard deviations."
+  )
+
+
+def _model(run: Run) -> Iterator[str]:
+  model = run.config["model"]
+  encoder, head = model["encoder"], model["head"]
+  yield (
+    f"Each slice was described by a DenseNet ({encoder['preset']}) and the"
+    f" sequence of slices read by {_HEADS[head['name']]}"
+    f" ({_fields(head)}), followed by dropout of {model['dropout']:g} and a"
+    f" linear classifier: {run.model['num_parameters']:,} parameters,"
+    f" computed in {model['dtype']}."
+  )
+  attention = {k: v for k, v in model["attention"].items() if v != "none"}
+  if attention:
+    yield f"Attention: {_fields(attention)}."
+  if run.features:
+    yield (
+      "The encoder was fixed: the head was trained on the features of step"
+      f" {run.features['step']} of {run.features['workdir']}."
+    )
+  elif model["init_from"]:
+    yield f"Its weights started from {model['init_from']}."
+  else:
+    yield "Its weights were initialised at random."
+
+
+def _training(run: Run) -> Iterator[str]:
+  config = run.config
+  train, optimizer, data = config["train"], config["optimizer"], config["data"]
+  regular = (
+    f"weight decay {optimizer['weight_decay']:g}"
+    if optimizer["name"] in ("adamw", "lamb")
+    else f"L2 penalty {optimizer['l2']:g}"
+  )
+  yield (
+    f"It was trained with {optimizer['name']} (learning rate"
+    f" {optimizer['learning_rate']:g}, {optimizer['schedule']};"
+    f" {regular}) on {data['scans_per_step']} scans a step for at most"
+    f" {counted(train['epochs'], 'epoch')}, or until the validation loss had"
+    f" not fallen for {train['patience_epochs']}."
+  )
+  yield (
+    f"Loss: {train['loss'].replace('_', ' ')}, class weights"
+    f" {train['class_weights']}; sampling {data['sampling']}."
+  )
+  ranges = augmentation_figure.describe(config["augment"])
+  yield f"Augmentation: {ranges or 'none'}."
+  validations = [x for x in run.log if x.get("validation/loss") is not None]
+  if validations:
+    best = min(validations, key=lambda line: line["validation/loss"])
+    yield (
+      f"{validations[-1]['epoch']:g} epochs were run, and the parameters with"
+      f" the lowest validation loss, after epoch {best['epoch']:g}, were kept."
+    )
+  yield f"One model was trained, with seed {train['seed']}."
+
+
+def _statistics(run: Run, split: str) -> Iterator[str]:
+  evaluation = run.config["eval"]
+  yield (
+    "A participant’s probabilities are those of the mean log-probability of"
+    " the scans. Intervals are 95 % percentile intervals of"
+    f" {evaluation['resamples']:,} bootstrap resamples of groups within class"
+    f" (seed {evaluation['seed']})."
+  )
+  if split != "test":
+    yield f"The scores are of the {split} split; the test split was not used."
+
+
+def _software(run: Run) -> Iterator[str]:
+  made = run.environment
+  names = ("brainjax", "python", "jax", "flax", "optax")
+  versions = ", ".join(f"{n} {made[n]}" for n in names if n in made)
+  devices = ", ".join(
+    f"{count} × {name}"
+    for name, count in collections.Counter(made["devices"]).items()
+  )
+  yield f"{versions}, on {devices}."
+  if made["git_revision"]:
+    yield f"Source revision {made['git_revision'][:12]}."
+
+
+def _fields(fields: Mapping[str, Any]) -> str:
+  """Writes the fields that are set and say more than how fast it runs."""
+  return ", ".join(
+    f"{name.replace('_', ' ')} {_value(value)}"
+    for name, value in fields.items()
+    if name not in ("name", "unroll") and value not in (None, False, 0, "")
+  )
+
+
+def _value(value: Any) -> str:
+  if isinstance(value, Sequence) and not isinstance(value, str):
+    return " ".join(map(str, value))
+  return "yes" if value is True else str(value)
