@@ -24,6 +24,7 @@ from brainjax.commands import (
   predict,
   prepare,
   report,
+  sweep,
   train,
 )
 from brainjax.commands.parsing import EXIT_INPUT, EXIT_STOPPED
@@ -35,6 +36,7 @@ VERBS = (
   prepare,
   audit,
   train,
+  sweep,
   encode,
   evaluate,
   predict,

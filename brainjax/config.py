@@ -11,6 +11,7 @@ import difflib
 import importlib.util
 import json
 import pathlib
+import types
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -302,6 +303,19 @@ def load_config(
   Raises:
     InputError: The file, a key or a value is wrong.
   """
+  module, arg = load_module(spec)
+  config = module.get_config(arg)
+  for override in overrides:
+    set_field(config, override)
+  return config.lock()
+
+
+def load_module(spec: str) -> tuple[types.ModuleType, str]:
+  """Runs the file of `FILE[:arg]`; returns what it defines, and the argument.
+
+  Raises:
+    InputError: There is no such file, or it does not define `get_config`.
+  """
   path, _, arg = spec.partition(":")
   file = pathlib.Path(path)
   if not file.is_file():
@@ -313,10 +327,7 @@ def load_config(
   module_spec.loader.exec_module(module)
   if not hasattr(module, "get_config"):
     raise InputError(f"{path}: it does not define get_config(arg)")
-  config = module.get_config(arg)
-  for override in overrides:
-    set_field(config, override)
-  return config.lock()
+  return module, arg
 
 
 def set_field(config: ml_collections.ConfigDict, override: str) -> None:

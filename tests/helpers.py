@@ -132,6 +132,7 @@ def write_features(
   index = json.loads(index_file.read_text())
   index["encoder"] = {
     "workdir": "gone",
+    "step": 1,
     "preset": "micro",
     "encoder_group_ids": [],
     "selection_group_ids": [],
