@@ -13,6 +13,7 @@ from brainjax.input import packing, pipeline, resident
 from brainjax.training import experiment as experiment_lib
 from brainjax.training import inference, processes, sharding, trained
 from brainjax.training import step as step_lib
+from brainjax.training import throughput as throughput_lib
 from brainjax.training.state import AveragedState
 
 
@@ -107,6 +108,14 @@ class Runner:
       else data.resident_gb * 1e9,
       num_devices=sharding.data_devices(self._mesh),
       num_processes=jax.process_count(),
+    )
+
+  @functools.cached_property
+  def throughput(self) -> throughput_lib.Throughput | None:
+    """What training on a slice takes; see `throughput.of_run`."""
+    kind = jax.devices()[0].device_kind
+    return throughput_lib.of_run(
+      self.experiment, self._model.encoder, self._mesh.size, kind
     )
 
   @property

@@ -316,6 +316,8 @@ def _log_step(step, metrics, window, log, display, runner, guard) -> None:
   every = experiment.config.train.log_every_steps
   if step % every == 0 or step % steps_per_epoch == 0:
     line = window.close()
+    if runner.throughput:
+      line |= runner.throughput.line(line["perf/slices_per_second"])
     display.speed(line["perf/volumes_per_second"])
     log.write(
       {

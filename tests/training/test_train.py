@@ -110,6 +110,9 @@ def test_a_crash_and_a_restart_change_nothing(
   config = helpers.micro_config(cohort)
   run_with_a_crash(config, tmp_path / "run", monkeypatch, crash_at)
   assert outcome(tmp_path / "run") == uninterrupted
+  for line in logs.read_log(tmp_path / "run" / "metrics.jsonl"):
+    said = {"perf/flops_per_second", "perf/bytes_per_second"} & line.keys()
+    assert len(said) == (2 if "train/loss" in line else 0)
 
 
 @pytest.mark.slow
