@@ -286,7 +286,7 @@ def test_every_layout_can_be_asked_for(capsys):
     name: layout
     for layout, read in layouts.LAYOUTS.items()
     for name in inspect.signature(read).parameters
-    if name not in ("root", "path", "progress")
+    if name not in ("root", "paths", "progress", "out")
   }
   assert parameters == LAYOUT_OF_OPTION
 

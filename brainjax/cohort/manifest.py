@@ -2,8 +2,9 @@
 
 Required columns are `participant_id`, `label` (empty = unknown) and at least
 one image column named after its modality. An image cell is a NIfTI file, a
-folder with one DICOM series, or several 2-D files joined by `;` in slice
-order, relative to the manifest. Optional are `session_id`, `group_id` (the
+folder with a DICOM series, or several 2-D files joined by `;` in slice order,
+relative to the manifest; `#` names one volume of several, see `selectors.py`.
+Optional are `session_id`, `group_id` (the
 unit that never straddles a split), `mask` (of the tumour), `source`, `site`,
 `scanner`, `age`, `sex`, `spacing_mm`, `split` and `fold`; any other column is
 kept.
@@ -19,10 +20,12 @@ import io
 import math
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from brainjax import InputError, records
 from brainjax.cohort import splits
+from brainjax.cohort.selectors import split_selector
 
 MODALITIES = ("t1", "t1c", "t2", "flair", "pd", "swi", "dwi", "adc")
 _FILES = (*MODALITIES, "mask")
@@ -220,6 +223,13 @@ def _check_row(manifest: Manifest, row: dict[str, str], where: str) -> None:
   """Checks what can be said of one row alone."""
   if not row["participant_id"]:
     raise InputError(f"{where}, column participant_id: empty; name the person")
+  for name in ("participant_id", "session_id", "group_id"):
+    # Files are named after them.
+    if re.search(r"[/\\\x00-\x1f]|^\.\.?$", row[name]):
+      raise InputError(
+        f"{where}, column {name}: {row[name]!r} is a path or has control"
+        " characters; an id is a plain name"
+      )
   legal = ("", *splits.SPLITS)
   if row.get("split", "") not in legal:
     raise InputError(
@@ -241,7 +251,7 @@ def _check_row(manifest: Manifest, row: dict[str, str], where: str) -> None:
     )
   for name in _FILES:
     for image in image_files(manifest, row, name):
-      if not os.path.exists(image):
+      if not os.path.exists(split_selector(image)[0]):
         raise InputError(
           f"{where}, column {name}: {image} does not exist; paths are relative"
           " to the manifest's folder, several are joined by ;"

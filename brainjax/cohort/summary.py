@@ -11,6 +11,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from brainjax.cohort.manifest import Manifest, image_files, spacing_mm
+from brainjax.cohort.selectors import split_selector
 
 MAX_SPACINGS = 6  # more are rounded coarsely, then the rare ones summed up
 UNKNOWN = "(unknown)"
@@ -118,13 +119,15 @@ def _spacing(manifest: Manifest, row: _Row) -> tuple[float, ...] | str:
   if given:
     return given
   cells = (image_files(manifest, row, name) for name in manifest.modalities)
-  files = next(filter(None, cells))
-  if files[0].is_dir():
+  file, _ = split_selector(next(filter(None, cells))[0])
+  if file.is_dir():
     return "DICOM series"
-  if not files[0].name.lower().endswith((".nii", ".nii.gz")):
+  if file.name.lower().endswith((".nrrd", ".mha", ".mhd")):
+    return "NRRD or MetaImage"
+  if not file.name.lower().endswith((".nii", ".nii.gz")):
     return "2-D images"
   try:
-    image = nib.load(files[0])  # the header only
+    image = nib.load(file)  # the header only
   except _DAMAGED:
     return "unreadable"  # `prepare` says which file, and why
   if not isinstance(image, nib.Nifti1Image):

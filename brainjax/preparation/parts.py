@@ -23,6 +23,7 @@ from array_record.python import array_record_module
 import brainjax
 from brainjax import records
 from brainjax.cohort.manifest import Manifest, image_files, spacing_mm
+from brainjax.preparation.reading import input_sha256
 from brainjax.preparation.scan import fit_field_of, modalities_of, prepare_scan
 from brainjax.preparation.volume import ScanError, Volume
 
@@ -97,8 +98,7 @@ def prepare_row(job: Job) -> Done:
   hashes: dict[pathlib.Path, str] = {}
   for image in (image for files in inputs.values() for image in files):
     try:
-      # Of what is no file, preparation says so.
-      hashes[image] = records.sha256_of(image) if image.is_file() else ""
+      hashes[image] = input_sha256(image)
     except OSError as error:
       # Without a key, for it may be readable the next time.
       facts = ids | {"key": "", "file": str(image), "bias_fields": []}

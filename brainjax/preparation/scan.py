@@ -87,7 +87,7 @@ def prepare_scan(
   fit = fit_field or fit_field_of(config)
   volumes: dict[str, Volume] = {}
   for name in present:
-    volume = read_volume(files[name], spacing)
+    volume = read_volume(files[name], spacing, modality=name)
     volumes[name] = _corrected(files[name][0], volume, config, fit)
   first = present[0]
   volume = volumes[first]
@@ -174,7 +174,8 @@ def prepare_scan(
     geometry=slices.geometry_of(volume, box, index),
     mask=mask,
   )
-  return Prepared(record, _warnings(volume, brain))
+  doubts = [doubt for name in present for doubt in volumes[name].doubts]
+  return Prepared(record, (*doubts, *_warnings(volume, brain)))
 
 
 def check_config(config: Any) -> None:

@@ -42,6 +42,7 @@ class Volume:
       `[i,0]`, reversed where `[i,1]` is -1.
     image_shapes: Rows and columns of each 2-D image as it was, before those of
       another size were resized to the first's; empty for a volume.
+    doubts: What is suspicious in the file, a sentence each.
   """
 
   array: np.ndarray
@@ -51,6 +52,7 @@ class Volume:
   file_affine: np.ndarray | None
   ras_from_file: np.ndarray
   image_shapes: tuple[tuple[int, ...], ...] = ()
+  doubts: tuple[str, ...] = ()
 
 
 def volume_of(array: np.ndarray, affine: np.ndarray) -> Volume:

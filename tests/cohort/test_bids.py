@@ -174,19 +174,45 @@ def test_the_source_is_the_name_of_the_dataset(tmp_path):
     assert {row["source"] for row in read(root)} == {source}
 
 
-def test_a_tree_of_derivatives_is_refused(tmp_path):
-  inside = make(tmp_path / "ds" / "derivatives" / "fmriprep", *IMAGES)
-  with pytest.raises(InputError, match="fmriprep: a tree of derivatives; give"):
-    bids.read_bids(inside)
-  root = make(tmp_path / "fmriprep", *IMAGES)
-  file = root / "dataset_description.json"
-  for description in (
-    {"DatasetType": "derivative"},
-    {"PipelineDescription": {"Name": "fmriprep"}},
+def test_a_tree_of_derivatives_is_read_with_the_tables_of_its_dataset(
+  tmp_path,
+):
+  name = "sub-01/anat/sub-01_space-{}_desc-{}_T1w.nii.gz"
+  root = make(
+    tmp_path / "derivatives" / "fmriprep",
+    name.format("MNI152", "preproc"),
+    name.format("T1w", "preproc"),
+    name.format("T1w", "brain"),
+  )
+  make(tmp_path, participants="participant_id dx age\nsub-01 glioma 61\n")
+  with pytest.raises(
+    InputError, match="--choose=desc-brain or desc-preproc or space-MNI152 or"
   ):
-    file.write_text(json.dumps(description))
-    with pytest.raises(InputError, match="tree of derivatives"):
-      bids.read_bids(root)
+    bids.read_bids(root)
+  choose = "desc-preproc,space-T1w"
+  (row,) = read(root, label_column="dx", choose=choose)
+  assert row["t1"] == name.format("T1w", "preproc")
+  assert (row["label"], row["age"]) == ("glioma", "61")
+  assert row["source"] == "fmriprep"
+  make(root, participants="participant_id dx\nsub-01 normal\n")
+  (row,) = read(root, label_column="dx", choose=choose)
+  assert row["label"] == "normal"
+
+
+def test_a_choice_falls_where_there_is_one(tmp_path):
+  root = make(
+    tmp_path,
+    "sub-1/anat/sub-1_acq-a_T1w.nii",
+    "sub-1/anat/sub-1_acq-b_T1w.nii",
+    "sub-1/anat/sub-1_acq-c_T2w.nii",
+  )
+  (row,) = read(root, choose="acq-b")
+  assert row["t1"].endswith("acq-b_T1w.nii")
+  assert row["t2"].endswith("acq-c_T2w.nii")
+  with pytest.raises(InputError, match="choose=acq-a or acq-b, take one"):
+    bids.read_bids(root, choose="acq-c")
+  with pytest.raises(InputError, match="--choose=high: write entities as in"):
+    bids.read_bids(root, choose="high")
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,10 @@ def test_a_relative_root_gives_absolute_paths(tmp_path, monkeypatch):
   [
     (("p1.nii.gz", "p2.nii.gz"), "holds p1.nii.gz, p2.nii.gz and no class"),
     (
-      [f"glioma/{i}.png" for i in range(9)],
-      r"glioma: no NIfTI file, but 0.png, 1.png, 2.png, ... \(9 in all\)",
+      [f"glioma/{i}.tif" for i in range(9)],
+      r"glioma: no NIfTI file, but 0.tif, 1.tif, 2.tif, ... \(9 in all\)",
     ),
+    (("Training/1.png", "Testing/2.png"), "Testing, Training and no class"),
     (
       ("glioma/p1/t1.nii", "glioma/p1/t2.nii"),
       "p1: 2 NIfTI files, among t1.nii, t2.nii; .* must hold one",
@@ -84,3 +85,36 @@ def test_an_empty_or_missing_root_is_refused(tmp_path):
 def test_an_unknown_modality_is_refused(tmp_path):
   with pytest.raises(InputError, match="modality 'ct': choose one of t1, t1c"):
     folders.read_folders(make(tmp_path, "normal/p1.nii"), modality="ct")
+
+
+def test_pictures_on_their_own_are_of_unknown_people(tmp_path):
+  root = make(
+    tmp_path / "kaggle",
+    "Training/glioma/Tr-gl_0010.jpg",
+    "Training/notumor/Tr-no_0010.jpg",
+    "Testing/glioma/Te-gl_0010.JPG",
+    "Testing/notumor/p1/MR-10.png",
+    "Testing/notumor/p1/MR-9.png",
+  )
+  rows, columns = LAYOUTS["folders"](root, modality="t1c")
+  manifest.write_manifest(root / "m.csv", rows, columns)
+  result = manifest.read_manifest(root / "m.csv")
+  names = ("participant_id", "label", "t1c", "patient_id_known")
+  assert [tuple(row[name] for name in names) for row in result.rows] == [
+    ("Te-gl_0010", "glioma", "Testing/glioma/Te-gl_0010.JPG", "false"),
+    (
+      "p1",
+      "notumor",
+      "Testing/notumor/p1/MR-9.png;Testing/notumor/p1/MR-10.png",
+      "true",
+    ),
+    ("Tr-gl_0010", "glioma", "Training/glioma/Tr-gl_0010.jpg", "false"),
+    ("Tr-no_0010", "notumor", "Training/notumor/Tr-no_0010.jpg", "false"),
+  ]
+
+
+def test_a_folder_of_dicom_files_is_a_scan(tmp_path):
+  root = make(tmp_path, "normal/p1/series/IM1", "normal/p1/notes.txt")
+  (root / "normal/p1/series/IM1").write_bytes(bytes(128) + b"DICM")
+  ((row,), _) = folders.read_folders(root)
+  assert row["t1"] == str(root / "normal" / "p1")

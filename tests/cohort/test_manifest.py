@@ -270,7 +270,7 @@ def test_a_written_manifest_can_be_put_elsewhere(folder):
     f"p1,glioma,a.nii.gz; {folder}/b.nii.gz,m.nii.gz,first\n"
     "p2,normal,sub/../c.nii.gz,,\n"
   )
-  rows, columns = LAYOUTS["manifest"](file)
+  rows, columns = LAYOUTS["manifest"]([file])
   copy = folder / "sub" / "deeper" / "copy.csv"
   manifest.write_manifest(copy, rows, columns)
   before, after = manifest.read_manifest(file), manifest.read_manifest(copy)
@@ -291,7 +291,7 @@ def test_a_wrong_manifest_is_not_put_elsewhere(folder):
   file = folder / "cohort.csv"
   file.write_text(GOOD.replace("b.nii.gz", "missing.nii"))
   with pytest.raises(InputError, match="line 3, column t1: .*missing.nii"):
-    LAYOUTS["manifest"](file)
+    LAYOUTS["manifest"]([file])
 
 
 def test_the_manifest_of_real_scans_with_a_false_header(data_root, tmp_path):

@@ -53,6 +53,15 @@ def test_headline_of_screening_is_the_auc():
   )
 
 
+def test_images_of_nobody_knows_whom_are_no_participants():
+  scores = screening((0.87, 0.78, 0.94), histogram=(0.6, 0.5, 0.7))
+  assert all(stands for stands, _ in sentences(scores))
+  scores["patients_known"] = False
+  assert verdict.headline(scores, SCREENING, "test").endswith("n = 40 images.")
+  stands, text = sentences(scores)[0]
+  assert not stands and text.startswith("Nobody knows which images show one")
+
+
 @pytest.mark.parametrize("low", [0.5, 0.31])
 def test_headline_claims_nothing_that_chance_could_do(low):
   scores = screening((0.62, low, 0.83))

@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 
 from brainjax import InputError
-from brainjax.preparation import reading
+from brainjax.preparation import nifti, reading
 from brainjax.preparation.volume import ScanError
 
 SHAPE = (5, 6, 7)
@@ -221,9 +221,13 @@ def test_2d_images_take_no_spacing(tmp_path):
 def test_a_bomb_is_refused_before_it_is_read(tmp_path, monkeypatch):
   file = _save(tmp_path / "a.nii.gz", _array())
   _patched(file, 42, np.int16([700] * 3).tobytes())
-  monkeypatch.setattr(reading.gzip, "open", lambda *_: pytest.fail("read"))
+  opened, real = [], nifti._opened
+  monkeypatch.setattr(
+    nifti, "_opened", lambda *args: opened.append(args) or real(*args)
+  )
   with pytest.raises(ScanError, match="truncated"):
     reading.read_volume([file])
+  assert len(opened) == 1  # the header
 
 
 def test_matlab_images_stand_upright(tmp_path):

@@ -6,6 +6,9 @@ of a participant. The suffix says the modality: T1w is `t1`, or `t1c` with a
 over, and so is everything outside `anat`. `participants.tsv` may give the
 label, the age, the sex and the site, and `sub-<id>/sub-<id>_sessions.tsv` what
 differs in a session.
+
+A tree of derivatives, `DATASET/derivatives/<pipeline>`, is read in the same
+way; where it has no `participants.tsv` of its own, the dataset's is taken.
 """
 
 import csv
@@ -17,12 +20,11 @@ import re
 from collections.abc import Iterator
 
 from brainjax import InputError
-from brainjax.cohort.layouts.folders import found, visible
+from brainjax.cohort.layouts.files import filled, found, visible
 
 _MODALITIES = {"T1w": "t1", "T2w": "t2", "FLAIR": "flair", "PDw": "pd"}
 _NAME = re.compile(r"(?P<stem>.*?)_?(?P<suffix>[A-Za-z0-9]+)\.nii(\.gz)?")
 _NOT_MAGNITUDE = ("phase", "real", "imag")
-_REQUIRED = ("participant_id", "session_id", "group_id", "label", "source")
 _COLUMNS = (
   *("participant_id", "session_id", "group_id", "label"),
   *("t1", "t1c", "t2", "flair", "pd"),
@@ -36,27 +38,30 @@ _Table = dict[str, dict[str, str]]
 
 
 def read_bids(
-  root: str | os.PathLike[str], *, label_column: str = ""
+  root: str | os.PathLike[str], *, label_column: str = "", choose: str = ""
 ) -> tuple[list[dict[str, str]], tuple[str, ...]]:
-  """Reads a BIDS raw dataset into manifest rows.
+  """Reads a BIDS dataset, raw or derived, into manifest rows.
 
   Ids keep their prefix, as in `sub-01` and `ses-pre`. Of several runs of one
   modality in one session the lowest is taken, and of a complex image the
-  magnitude; any other choice (`acq-`, `rec-`, `echo-`, ...) is the user's.
+  magnitude; any other choice (`acq-`, `rec-`, `desc-`, ...) is the user's.
 
   Args:
     root: The folder of the `sub-*` folders; no other folder is entered.
     label_column: Column of `participants.tsv`, or of the tables of sessions,
       whose cells win where they are filled; "" leaves every label empty.
+    choose: Entities joined by commas, as in "acq-highres,rec-norm": of several
+      images of one modality in one session, those that have them are taken.
 
   Returns:
     Rows, a session each, and their columns. `source` is the Name in
     `dataset_description.json`, or else the folder's.
 
   Raises:
-    InputError: It is no raw dataset, a name or a table is malformed, or two
-      files could be the image of one modality.
+    InputError: It is no dataset, a name or a table is malformed, or two files
+      could be the image of one modality.
   """
+  wanted = _entities(choose)
   top = pathlib.Path(os.path.abspath(root))
   if not top.is_dir():
     raise InputError(f"{root}: no such folder; expected {_EXPECTED}")
@@ -66,15 +71,16 @@ def read_bids(
     raise InputError(
       f"{root}: holds {found(top)} and no sub-* folder; expected {_EXPECTED}"
     )
-  participants, columns = _read_table(
-    top / "participants.tsv", "participant_id", "sub-"
-  )
+  table = top / "participants.tsv"
+  if top.parent.name == "derivatives" and not table.is_file():
+    table = top.parent.parent / "participants.tsv"
+  participants, columns = _read_table(table, "participant_id", "sub-")
   rows = []
   for folder in folders:
-    table = folder / f"{folder.name}_sessions.tsv"
-    sessions, more = _read_table(table, "session_id", "ses-")
+    of_sessions = folder / f"{folder.name}_sessions.tsv"
+    sessions, more = _read_table(of_sessions, "session_id", "ses-")
     columns += [name for name in more if name not in columns]
-    for session_id, images in _sessions(folder):
+    for session_id, images in _sessions(folder, wanted):
       ids = {
         "participant_id": folder.name,
         "session_id": session_id,
@@ -93,13 +99,8 @@ def read_bids(
       f" expected {_EXPECTED}"
     )
   if label_column:
-    _check_label_column(top, label_column, columns, participants, folders)
-  kept = tuple(
-    name
-    for name in _COLUMNS
-    if name in _REQUIRED or any(row.get(name) for row in rows)
-  )
-  return [{name: row.get(name, "") for name in kept} for row in rows], kept
+    _check_label_column(table, label_column, columns, participants, folders)
+  return filled(rows, _COLUMNS)
 
 
 def _facts(
@@ -117,7 +118,7 @@ def _facts(
 
 
 def _source(top: pathlib.Path) -> str:
-  """Returns the dataset's name; refuses what was derived from a dataset."""
+  """Returns the name of the dataset."""
   file = top / "dataset_description.json"
   description = {}
   if file.is_file():
@@ -127,15 +128,6 @@ def _source(top: pathlib.Path) -> str:
       raise InputError(f"{file}: not JSON ({error}); mend it") from None
     if not isinstance(description, dict):
       raise InputError(f"{file}: not a JSON object; mend it")
-  derived = (
-    "PipelineDescription" in description  # before BIDS 1.4
-    or "derivatives" in (top.name, top.parent.name)
-  )
-  if description.get("DatasetType", derived and "derivative") == "derivative":
-    raise InputError(
-      f"{top}: a tree of derivatives; give the raw dataset it was made from, or"
-      " write a manifest by hand"
-    )
   return " ".join(str(description.get("Name") or "").split()) or top.name
 
 
@@ -181,14 +173,13 @@ def _read_table(
 
 
 def _check_label_column(
-  top: pathlib.Path,
+  file: pathlib.Path,
   label_column: str,
   columns: list[str],
   participants: _Table,
   folders: list[pathlib.Path],
 ) -> None:
   """Refuses a column that is nowhere, and a table of other participants."""
-  file = top / "participants.tsv"
   if label_column not in columns:
     there = f"the columns are {', '.join(columns)}" if columns else "no table"
     raise InputError(
@@ -202,20 +193,33 @@ def _check_label_column(
     )
 
 
+def _entities(choose: str) -> dict[str, str]:
+  """Returns the entities of "acq-highres,rec-norm"."""
+  parts = [part.strip() for part in choose.split(",") if part.strip()]
+  entities = dict(part.split("-", 1) for part in parts if "-" in part)
+  if len(entities) < len(parts):
+    raise InputError(
+      f"--choose={choose}: write entities as in acq-highres,rec-norm"
+    )
+  return entities
+
+
 def _sessions(
-  folder: pathlib.Path,
+  folder: pathlib.Path, wanted: dict[str, str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
   """Yields (session_id, file by image column) of a participant."""
   for place in (folder, *visible(folder, "ses-")):
     session_id = "" if place == folder else place.name
     ids = f"{folder.name}_{session_id}".rstrip("_")
     if (place / "anat").is_dir():
-      images = _images(place / "anat", ids)
+      images = _images(place / "anat", ids, wanted)
       if images:
         yield session_id, images
 
 
-def _images(anat: pathlib.Path, ids: str) -> dict[str, str]:
+def _images(
+  anat: pathlib.Path, ids: str, wanted: dict[str, str]
+) -> dict[str, str]:
   """Returns the file of each image column."""
   candidates: dict[str, list[tuple[dict[str, str], pathlib.Path]]] = {}
   for path in visible(anat):
@@ -241,9 +245,18 @@ def _images(anat: pathlib.Path, ids: str) -> dict[str, str]:
       column = "t1c"
     candidates.setdefault(column, []).append((entities, path))
   return {
-    column: str(_lowest_run(column, files))
+    column: str(_lowest_run(column, _chosen(files, wanted)))
     for column, files in candidates.items()
   }
+
+
+def _chosen(
+  files: list[tuple[dict[str, str], pathlib.Path]], wanted: dict[str, str]
+) -> list[tuple[dict[str, str], pathlib.Path]]:
+  """Returns the files with each of the entities, where some have it."""
+  for name, value in wanted.items():
+    files = [file for file in files if file[0].get(name) == value] or files
+  return files
 
 
 def _lowest_run(
@@ -255,9 +268,18 @@ def _lowest_run(
   entities, path = files[first]
   for i, (others, other) in enumerate(files):
     if others != entities or (runs[i] == runs[first] and i != first):
+      offers = sorted(
+        {
+          f"{name}-{value}"
+          for several, _ in files
+          for name, value in several.items()
+          if any(found.get(name) != value for found, _ in files)
+        }
+      )
+      choice = f"choose with --choose={' or '.join(offers)}, " * bool(offers)
       raise InputError(
         f"{path}: {other.name} could be the {column} of this session as well;"
-        " take one of them out, or write a manifest by hand"
+        f" {choice}take one of them out, or write a manifest by hand"
       )
   if not path.is_file():
     raise InputError(

@@ -1,7 +1,15 @@
 """A folder a class: `ROOT/<label>/<participant>.nii.gz`.
 
 Instead of the file there may be a folder, `ROOT/<label>/<participant>/`, with
-one NIfTI file in it. Files that are not NIfTI are passed over.
+one volume in it, or DICOM files, or PNG or JPEG slices that are taken in the
+order of the numbers in their names. NRRD and MetaImage files count as volumes;
+other files are passed over.
+
+PNG or JPEG files that lie in a class folder themselves, as in the collections
+of slices on Kaggle, are a scan each, and nobody knows whose: their column
+`patient_id_known` is "false", so that no result claims to be one of patients.
+A level of `Training` and `Testing` above the classes is passed through; it is
+no split to keep, since slices of one person may lie on both sides.
 """
 
 import os
@@ -10,10 +18,14 @@ import re
 
 from brainjax import InputError
 from brainjax.cohort import manifest
+from brainjax.cohort.layouts.files import folder_of, found, visible, walk
 
-_NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+_VOLUME = re.compile(r"\.(nii(\.gz)?|nrrd|mha|mhd)$", re.IGNORECASE)
+_PICTURE = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
+_PARTITIONS = {"training", "testing", "train", "test", "val", "validation"}
 _EXPECTED = (
-  "ROOT/<label>/<participant>.nii[.gz], or a folder with one such file"
+  "ROOT/<label>/<participant>.nii[.gz] (or .png, .jpg, .nrrd, .mha), or a"
+  " folder with one such volume, a DICOM series or PNG or JPEG slices"
 )
 
 
@@ -27,7 +39,8 @@ def read_folders(
     modality: What the images are; one of `manifest.MODALITIES`.
 
   Returns:
-    Rows, a scan each and one scan a participant, and their columns.
+    Rows, a scan each and one scan a participant, and their columns;
+    `patient_id_known` among them if there are single pictures.
 
   Raises:
     InputError: The layout is another one, or two files give one participant.
@@ -36,15 +49,17 @@ def read_folders(
     raise InputError(
       f"modality {modality!r}: choose one of {', '.join(manifest.MODALITIES)}"
     )
-  top = pathlib.Path(os.path.abspath(root))
-  if not top.is_dir():
-    raise InputError(f"{root}: no such folder; expected {_EXPECTED}")
+  top = folder_of(root, _EXPECTED)
   classes = [path for path in visible(top) if path.is_dir()]
+  if classes and {path.name.casefold() for path in classes} <= _PARTITIONS:
+    classes = [
+      path for part in classes for path in visible(part) if path.is_dir()
+    ]
   if not classes:
     raise InputError(
       f"{root}: holds {found(top)} and no class folder; expected {_EXPECTED}"
     )
-  image_of: dict[str, pathlib.Path] = {}
+  image_of: dict[str, str] = {}
   rows = []
   for folder in classes:
     images = _images(folder)
@@ -52,7 +67,7 @@ def read_folders(
       raise InputError(
         f"{folder}: no NIfTI file, but {found(folder)}; expected {_EXPECTED}"
       )
-    for participant, image in images:
+    for participant, image, known in images:
       other = image_of.setdefault(participant, image)
       if other != image:
         raise InputError(
@@ -63,52 +78,56 @@ def read_folders(
         {
           "participant_id": participant,
           "label": folder.name,
-          modality: str(image),
+          modality: image,
           "source": top.name,
+          "patient_id_known": str(known).lower(),
         }
       )
-  return rows, ("participant_id", "label", modality, "source")
+  columns = ("participant_id", "label", modality, "source")
+  if all(row["patient_id_known"] == "true" for row in rows):
+    rows = [{name: row[name] for name in columns} for row in rows]
+    return rows, columns
+  return rows, (*columns, "patient_id_known")
 
 
-def _images(folder: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-  """Returns (participant_id, file) of each scan of a class."""
+def _images(folder: pathlib.Path) -> list[tuple[str, str, bool]]:
+  """Returns (participant_id, image cell, is it known whose) of a class."""
   images = []
   for path in visible(folder):
     if path.is_dir():
-      inside = [file for file in visible(path) if _is_nifti(file)]
-      if len(inside) != 1:
-        raise InputError(
-          f"{path}: {len(inside)} NIfTI files, among {found(path)}; a"
-          " participant's folder must hold one"
-        )
-      images.append((path.name, inside[0]))
-    elif _is_nifti(path):
-      images.append((_NIFTI.sub("", path.name), path))
+      images.append((path.name, _image_of_folder(path), True))
+    elif path.is_file() and _VOLUME.search(path.name):
+      images.append((_VOLUME.sub("", path.name), str(path), True))
+    elif path.is_file() and _PICTURE.search(path.name):
+      images.append((_PICTURE.sub("", path.name), str(path), False))
   return images
 
 
-def _is_nifti(path: pathlib.Path) -> bool:
-  return path.is_file() and _NIFTI.search(path.name) is not None
+def _image_of_folder(folder: pathlib.Path) -> str:
+  """Returns the image cell of a participant's folder."""
+  inside = [path for path in visible(folder) if path.is_file()]
+  volumes = [path for path in inside if _VOLUME.search(path.name)]
+  if len(volumes) == 1:
+    return str(volumes[0])
+  pictures = [path for path in inside if _PICTURE.search(path.name)]
+  if not volumes and pictures:
+    return ";".join(map(str, sorted(pictures, key=_natural)))
+  if not volumes and any(map(_is_dicom, walk(folder))):
+    return str(folder)
+  raise InputError(
+    f"{folder}: {len(volumes)} NIfTI files, among {found(folder)}; a"
+    " participant's folder must hold one"
+  )
 
 
-def visible(folder: pathlib.Path, prefix: str = "") -> list[pathlib.Path]:
-  """Returns what is in a folder, sorted, without hidden and system entries.
-
-  Args:
-    folder: The folder.
-    prefix: Of the names wanted.
-  """
+def _natural(path: pathlib.Path) -> list[tuple[int, str]]:
+  """Returns a key that sorts `slice-10` behind `slice-9`."""
   return [
-    path
-    for path in sorted(folder.iterdir())
-    if path.name.startswith(prefix)
-    and not path.name.startswith((".", "__MACOSX"))
+    (int(digits or 0), text.casefold())
+    for text, digits in re.findall(r"(\D*)(\d*)", path.name)
   ]
 
 
-def found(folder: pathlib.Path) -> str:
-  """Says in a few words what is in a folder."""
-  names = [path.name for path in visible(folder)]
-  if len(names) > 3:
-    names[3:] = [f"... ({len(names)} in all)"]
-  return ", ".join(names) or "nothing"
+def _is_dicom(file: pathlib.Path) -> bool:
+  with open(file, "rb") as stream:
+    return stream.read(132)[128:] == b"DICM"

@@ -1,0 +1,74 @@
+"""Manifests that somebody wrote, one or several, as the rows of a new one."""
+
+import pathlib
+from collections.abc import Sequence
+
+from brainjax import InputError
+from brainjax.cohort import manifest
+
+Rows = list[dict[str, str]]
+
+
+def read_manifests(
+  paths: Sequence[pathlib.Path], *, prefix_ids: bool = False
+) -> tuple[Rows, tuple[str, ...]]:
+  """Reads manifests, to be written as one and at another place.
+
+  Of several, each scan keeps its `source`; where it has none, that is the
+  name of its file without the suffix. A `group_id` that two of them share
+  joins their scans into one group, as it should where sets overlap.
+
+  Args:
+    paths: The manifests.
+    prefix_ids: Put `<source>-` in front of every participant, and of a group
+      that is named as its participant; other groups stay.
+
+  Returns:
+    Rows with absolute paths, and all columns in the order they come.
+
+  Raises:
+    InputError: Something is wrong with one; or a participant is in two.
+  """
+  rows: Rows = []
+  columns: dict[str, None] = {}
+  file_of: dict[str, pathlib.Path] = {}
+  for path in paths:
+    given = manifest.read_manifest(path)
+    columns |= dict.fromkeys(given.columns)
+    for row in given.rows:
+      files = {
+        name: ";".join(map(str, manifest.image_files(given, row, name)))
+        for name in row.keys() & {*given.modalities, "mask"}
+      }
+      row = row | files
+      if len(paths) > 1:
+        columns["source"] = None
+        row["source"] = row.get("source") or path.stem
+      if prefix_ids:
+        row |= _prefixed(row)
+      person = row["participant_id"]
+      other = file_of.setdefault(person, path)
+      if other != path:
+        raise InputError(
+          f"{path}: participant {person!r} is in {other} as well; if that is"
+          " another person, --prefix-ids puts the source before each id; if"
+          " it is the same, write both into one of the files"
+        )
+      rows.append(row)
+  return rows, tuple(columns)
+
+
+def _prefixed(row: dict[str, str]) -> dict[str, str]:
+  """Returns the ids of a row with its source before them."""
+  source = row.get("source")
+  if not source:
+    raise InputError(
+      f"--prefix-ids: participant {row['participant_id']!r} has no source; add"
+      " a column source"
+    )
+  person = f"{source}-{row['participant_id']}"
+  own_group = row["group_id"] == row["participant_id"]
+  return {
+    "participant_id": person,
+    "group_id": person if own_group else row["group_id"],
+  }
