@@ -33,7 +33,7 @@ def write_tree(root):
         ARRAY,
         study=study,
         SeriesNumber=number,
-        SeriesDescription=f"{text} Roe",
+        SeriesDescription=f"{text} {name[:3]}",
         **facts,
       )
   for number, count in ((4, 6), (5, 5)):  # both in one folder

@@ -86,7 +86,9 @@ def read_dicom_tree(
     number_of[person] += 1
     ids = {"participant_id": person, "session_id": str(number_of[person])}
     taken = _taken(members)
-    listed += [ids | _described(s, s in taken.values(), cells) for s in members]
+    for stack in members:
+      cell = os.path.relpath(cells[stack], series_file.parent.absolute())
+      listed.append(ids | _described(stack, stack in taken.values(), cell))
     if taken:
       images = {name: cells[stack] for name, stack in taken.items()}
       rows.append(ids | _facts(members[0], person, top) | images)
@@ -207,9 +209,7 @@ def _facts(stack: Stack, person: str, top: pathlib.Path) -> dict[str, str]:
   }
 
 
-def _described(
-  stack: Stack, taken: bool, cells: dict[Stack, str]
-) -> dict[str, str]:
+def _described(stack: Stack, taken: bool, cell: str) -> dict[str, str]:
   return {
     "series": stack.facts["number"],
     "description": stack.facts["description"],
@@ -218,7 +218,7 @@ def _described(
     "modality": stack.modality,
     "taken": "yes" if taken else "no",
     "problem": stack.problem,
-    "cell": cells[stack],
+    "cell": cell,
   }
 
 
