@@ -54,7 +54,7 @@ def test_citation_names_the_version():
 
 def test_extras_exist():
   assert set(PROJECT["optional-dependencies"]) >= {
-    *("cuda", "tpu", "dicom", "dask", "slurm", "tensorboard", "export"),
+    *("cuda", "tpu", "dask", "slurm", "tensorboard", "export"),
     *("peers", "notebook", "test", "dev"),
   }
 
