@@ -146,6 +146,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   split.fractions = (0.6, 0.2, 0.2)  # of groups: train, validation, test
   split.folds = 0  # k >= 3: cross-validation, instead of the fractions
   split.fold = 0  # the test fold; the next one is the validation fold
+  split.source = ""  # the source that tests, all others train; "" = none
   split.seed = 0  # of the assignment of groups
 
   config.preparation = preparation = ml_collections.ConfigDict()
@@ -279,6 +280,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   mesh.devices = config_dict.placeholder(int)  # unset = all that jax sees
   mesh.slice_devices = 1  # of them, that share the slices of a pack
   mesh.parallelism = "jit"  # | "pmap": one process, whole packs
+
+  config.ablation = ablation = ml_collections.ConfigDict()
+  # Declared before anything is trained; refused when changed afterwards.
+  ablation.primary = ("lstm", "densenet1d")  # the heads whose difference counts
+  ablation.metric = "roc_auc"  # the metric it is of; more is better
+  ablation.margin = 0.02  # a smaller difference of it does not matter
+  ablation.budget = 500_000  # parameters of each head; model.head.budget wins
+  # Tried in each fold, for the lowest validation loss; () = the optimizer's
+  ablation.learning_rates = ()  # the highest of the schedule
 
   config.eval = evaluation = ml_collections.ConfigDict()
   evaluation.resamples = 2000  # bootstrap resamples of an interval

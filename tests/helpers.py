@@ -1,6 +1,7 @@
 """What several tests build: records and a folder of them."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -111,21 +112,27 @@ def write_cohort(
 
 
 def write_features(
-  folder: pathlib.Path, *, participants: int = 30, seed: int = 0
+  folder: pathlib.Path,
+  *,
+  participants: int = 30,
+  seed: int = 0,
+  lengths: Sequence[int] = (3,),
 ) -> records.RecordSet:
   """Writes features of two classes; a head on them compiles in a second."""
   rng = np.random.default_rng(seed)
-  one_pixel = np.full((3, 1, 1), 128, np.uint8)
   scans = [
     dataclasses.replace(
       random_record(
-        rng, label=["normal", "glioma"][i % 2], participant_id=f"p{i:03d}"
+        rng,
+        num_slices=length,
+        label=["normal", "glioma"][i % 2],
+        participant_id=f"p{i:03d}",
       ),
-      slices=rng.normal(i % 2, 1.0, (3, 1, 1, 8)).astype(np.float32),
+      slices=rng.normal(i % 2, 1.0, (length, 1, 1, 8)).astype(np.float32),
       scale=1.0,
-      brain_mask=one_pixel,
+      brain_mask=np.full((length, 1, 1), 128, np.uint8),
     )
-    for i in range(participants)
+    for i, length in zip(range(participants), itertools.cycle(lengths))
   ]
   write_records(folder, scans)
   index_file = folder / "index.json"

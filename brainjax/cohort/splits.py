@@ -24,10 +24,13 @@ def assign_splits(
   folds: int,
   fold: int,
   seed: int,
+  source: str = "",
 ) -> list[tuple[str, int]]:
   """Gives every scan its split; a group is never on two sides.
 
   The manifest's own column wins: `fold` with cross-validation, else `split`.
+  With `source`, the scans of that source test, and groups of all others train
+  or validate, in the proportion of the fractions.
   Otherwise groups are drawn inside each stratum, which depends on the seed
   and the rows but not on their order.
 
@@ -38,6 +41,7 @@ def assign_splits(
     folds: 0, or the number of folds (at least 3) of a cross-validation.
     fold: The test fold; the next one, cyclically, is the validation fold.
     seed: Of the draw.
+    source: The source that is left out for testing; "" = none.
 
   Returns:
     (split, fold) of each row; the fold is the one the row lies in, or -1
@@ -48,6 +52,8 @@ def assign_splits(
       is filled for some rows only or does not fit the fields.
   """
   _check_fields(fractions, folds, fold, seed)
+  if source:
+    return _leave_out(rows, source, fractions, folds, seed)
   if not folds:
     splits = _given(rows, "split")
     if not splits:
@@ -75,6 +81,53 @@ def assign_splits(
     row_folds = [drawn[row["group_id"]] for row in rows]
   role = {fold: "test", (fold + 1) % folds: "validation"}
   return [(role.get(number, "train"), number) for number in row_folds]
+
+
+def _leave_out(
+  rows: Sequence[Mapping[str, str]],
+  source: str,
+  fractions: Sequence[float],
+  folds: int,
+  seed: int,
+) -> list[tuple[str, int]]:
+  said = f"config.split.source={source!r}"
+  if folds:
+    raise InputError(
+      f"{said} and config.split.folds={folds}: either a source is left out, or"
+      " a fold; set the other to nothing"
+    )
+  for column in ("split", "fold"):
+    if _given(rows, column):
+      raise InputError(
+        f"manifest column {column}: cannot be kept with {said}; remove the"
+        " column, or leave the source empty"
+      )
+  sources = {row.get("source", "") for row in rows}
+  if source not in sources or len(sources) < 2:
+    raise InputError(
+      f"{said}: the scans are of {sorted(sources)}; name one of two or more"
+    )
+  of_group = collections.defaultdict(set)
+  for row in rows:
+    of_group[row["group_id"]].add(row.get("source", ""))
+  for group, found in of_group.items():
+    if source in found and len(found) > 1:
+      raise InputError(
+        f"{said}: group {group} has scans of {sorted(found)}, and would be on"
+        " both sides; give its scans one source"
+      )
+  train, validation, _ = fractions
+  if not train or not validation:
+    raise InputError(
+      f"config.split.fractions: {tuple(fractions)} must leave groups for"
+      f" training and validation with {said}"
+    )
+  others = [row for row in rows if row.get("source", "") != source]
+  both = train + validation
+  drawn = _draw_splits(
+    _strata(others, seed), (train / both, validation / both, 0.0)
+  )
+  return [(drawn.get(row["group_id"], "test"), -1) for row in rows]
 
 
 def _check_fields(

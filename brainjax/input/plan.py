@@ -39,7 +39,7 @@ def plan_shape(
   lengths: np.ndarray,
   *,
   packs: int,
-  scans_per_step: int,
+  scans_per_step: float,
   pack_slices: int | None,
   longest: int,
 ) -> PackShape:

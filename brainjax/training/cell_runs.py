@@ -9,8 +9,9 @@ gradient of a convolution inside a loop an order of magnitude slower there.
 
 import concurrent.futures
 import os
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,25 @@ from brainjax.training.cells import Cell, Progress, Store, Trainer
 
 STRATEGIES = ("vmap", "turns")
 RowsOf = Callable[[int, int], np.ndarray]
+
+
+class Trained(NamedTuple):
+  """Cells at their end.
+
+  Attributes:
+    progress: Every leaf leads with the C cells.
+    compile_seconds: Before the first step.
+    seconds: Of all steps and validations.
+  """
+
+  progress: Progress
+  compile_seconds: float
+  seconds: float
+
+
+def choose_strategy() -> str:
+  """Returns what is faster on this device; see benchmarks/heads.py."""
+  return "turns" if jax.default_backend() == "cpu" else "vmap"
 
 
 def train_cells(
@@ -32,30 +52,23 @@ def train_cells(
   num_epochs: int,
   strategy: str,
   on_epoch: Callable[[int], None] = lambda number: None,
-  threads: int | None = None,
-) -> Progress:
+) -> Trained:
   """Trains every cell until its last epoch or until it stops early.
 
   Args:
     trainer: What the cells have in common.
     store: The features.
     cells: Every leaf leads with the C cells.
-    rows_of: From a cell and an epoch to i32[steps,G,B] scans, -1 = none.
+    rows_of: From a cell and an epoch to i32[steps,G,B] scans, -1 = none. With
+      "turns", threads call it.
     validation: i32[C,T,G,B], the scans of each validation split.
     num_epochs: At most.
     strategy: One of `STRATEGIES`.
     on_epoch: Called with the number of cells whose epoch ended; what it raises
       ends the training.
-    threads: Of "turns"; None = one a core.
-
-  Returns:
-    The progress; every leaf leads with C.
   """
   run = {"vmap": _side_by_side, "turns": _in_turns}[strategy]
-  options: dict[str, Any] = {} if strategy == "vmap" else {"threads": threads}
-  return run(
-    trainer, store, cells, rows_of, validation, num_epochs, on_epoch, **options
-  )
+  return run(trainer, store, cells, rows_of, validation, num_epochs, on_epoch)
 
 
 def score_cells(
@@ -79,7 +92,7 @@ def score_cells(
 
 def _side_by_side(
   trainer, store, cells, rows_of, validation, num_epochs, on_epoch
-) -> Progress:
+) -> Trained:
   count = len(validation)
 
   def epoch_of_cell(store, cell, progress, rows, validation):
@@ -90,44 +103,51 @@ def _side_by_side(
     )
     return trainer.validate(store, cell, progress, validation)
 
-  start = jax.jit(jax.vmap(trainer.start, (None, 0)))
-  run_epoch = jax.jit(
-    jax.vmap(epoch_of_cell, (None, 0, 0, 0, 0)), donate_argnums=2
-  )
-  progress = start(store, cells)
+  def rows_of_all(epoch: int) -> np.ndarray:
+    return np.stack([rows_of(cell, epoch) for cell in range(count)])
+
+  began = time.perf_counter()
+  progress = jax.jit(jax.vmap(trainer.start, (None, 0)))(store, cells)
   validation = jnp.asarray(validation)
-  stopped = progress.stopped
-  for epoch in range(num_epochs):
-    rows = np.stack([rows_of(cell, epoch) for cell in range(count)])
+  rows = rows_of_all(0)
+  run_epoch = (
+    jax.jit(jax.vmap(epoch_of_cell, (None, 0, 0, 0, 0)), donate_argnums=2)
+    .lower(store, cells, progress, rows, validation)
+    .compile()
+  )
+  compiled = time.perf_counter()
+  for epoch in range(1, num_epochs + 1):
     progress = run_epoch(store, cells, progress, rows, validation)
-    # Order matters: who stopped an epoch ago is asked while this one runs. An
-    # epoch too many changes nothing, for what has stopped keeps its best.
-    if jax.device_get(stopped).all():
-      break
-    stopped = progress.stopped + False  # a copy: the next epoch takes the array
+    # Order matters: the next epoch is planned while this one runs.
+    rows = rows_of_all(epoch)
+    stopped = jax.device_get(progress.stopped)
     on_epoch(count)
-  return progress
+    if stopped.all():
+      break
+  jax.block_until_ready(progress)
+  return Trained(progress, compiled - began, time.perf_counter() - compiled)
 
 
 def _in_turns(
-  trainer, store, cells, rows_of, validation, num_epochs, on_epoch, *, threads
-) -> Progress:
-  count = len(validation)
-  given = jax.eval_shape(lambda: (store, _of(cells, 0)))
-  first = rows_of(0, 0)[0], validation[0]
-  shapes = [jax.ShapeDtypeStruct(rows.shape, np.int32) for rows in first]
+  trainer, store, cells, rows_of, validation, num_epochs, on_epoch
+) -> Trained:
+  count, threads = len(validation), os.cpu_count() or 1
+  began = time.perf_counter()
+  given = store, _of(cells, 0)
   start = jax.jit(trainer.start).lower(*given).compile()
   progress = jax.eval_shape(trainer.start, *given)
-  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+
+  def compile_one(function, rows):
+    compiled = jax.jit(function, donate_argnums=2)
+    return compiled.lower(*given, progress, rows).compile()
+
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     step, validate = pool.map(
-      lambda function, rows: (
-        jax.jit(function, donate_argnums=2)
-        .lower(*given, progress, rows)
-        .compile()
-      ),
+      compile_one,
       (trainer.train_step, trainer.validate),
-      shapes,
+      (rows_of(0, 0)[0], validation[0]),
     )
+  compiled = time.perf_counter()
 
   def train(index: int) -> Progress:
     cell = _of(cells, index)
@@ -136,15 +156,21 @@ def _in_turns(
       for rows in rows_of(index, epoch):
         progress = step(store, cell, progress, rows)
       progress = validate(store, cell, progress, validation[index])
+      stopped = bool(progress.stopped)
       on_epoch(1)
-      if progress.stopped:
+      if stopped:
         break
     return progress
 
-  threads = threads or os.cpu_count() or 1
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    found = list(pool.map(train, range(count)))
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+    try:
+      found = list(pool.map(train, range(count)))
+    except BaseException:
+      pool.shutdown(cancel_futures=True)
+      raise
+  seconds = time.perf_counter() - compiled
+  progress = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+  return Trained(progress, compiled - began, seconds)
 
 
 def _of(tree: Any, index: int) -> Any:

@@ -162,7 +162,7 @@ class Experiment:
       num_rows=self.shape.rows,
       max_length=self.shape.longest,
       scans_per_step=len(self.subset("train")) / self.shape.steps_per_epoch,
-      loss=self._loss_settings(),
+      loss=self.loss_settings,
       augment=None if features else AugmentRanges(**config.augment),
       seed=config.train.seed,
       objective=self.objective,
@@ -178,7 +178,9 @@ class Experiment:
     rule = optimizer.from_config(config.optimizer, self.schedule)
     return model, rule, settings
 
-  def _loss_settings(self) -> losses.LossSettings:
+  @property
+  def loss_settings(self) -> losses.LossSettings:
+    """What the classification loss is made of."""
     train = self.config.train
     if self.objective == "reconstruct":
       return losses.LossSettings(self.class_weights)

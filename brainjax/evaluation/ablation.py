@@ -1,0 +1,183 @@
+"""`brainjax ablate`: is one head better than another, and can it be believed?
+
+    encoders (a fold each) -> features -> heads x folds x seeds -> scores -> page
+
+Folds, heads and the primary comparison are declared before anything is trained;
+a workdir refuses others afterwards.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import rich.console
+
+from brainjax import InputError, lock, records
+from brainjax.evaluation import ablation_heads, ablation_page, ablation_scores
+from brainjax.training import fold_cells, fold_encoders, processes
+from brainjax.training import workdir as workdir_lib
+from brainjax.training.experiment import Experiment
+
+CSV_COLUMNS = (
+  *("head", "metric", "value", "low", "high", "rank", "difference"),
+  *("difference_low", "difference_high", "p", "holm_p", "t_p"),
+  *("equivalence_p", "parameters", "seconds", "compile_seconds"),
+  *("latency_ms", "scans_per_second"),
+)
+
+
+def ablate(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  *,
+  heads: Sequence[str],
+  folds: str,
+  seeds: int,
+  console: rich.console.Console,
+) -> dict[str, Any]:
+  """Trains, scores and writes `ablation.{json,csv,html}`.
+
+  Args:
+    config: As the user gave it. `data.records` are images, features of an
+      encoder from outside the cohort, or "{fold}" stands for a fold's name in
+      the path of features of that fold's own encoder.
+    workdir: Folder of the ablation; continued if it holds one.
+    heads: Names.
+    folds: A number, or "source".
+    seeds: Seeds of each fold.
+    console: Where progress is shown.
+
+  Returns:
+    What `ablation.json` says.
+
+  Raises:
+    InputError: The config, the records or the heads are wrong.
+    Stopped: A signal; all that is done is kept.
+  """
+  if seeds < 1:
+    raise InputError(f"--seeds={seeds}: at least 1")
+  variants = ablation_heads.variants_of(heads, config.ablation.primary)
+  if not config.data.records:
+    raise InputError(
+      "config.data.records: unset; give the folder that `brainjax prepare` or"
+      " `brainjax encode` wrote, as --config.data.records=FOLDER"
+    )
+
+  def say(text: str) -> None:
+    console.print(text, highlight=False, markup=False)
+
+  first = config.data.records.replace("{fold}", "0")
+  by_source = folds == "source" and "{fold}" in config.data.records
+  if by_source:
+    first = _any_folder(config.data.records)
+  record_set = records.RecordSet(first)
+  all_folds = fold_cells.make_folds(folds, record_set)
+  if record_set.num_features is None:
+    template = fold_encoders.fit_encoders(
+      config, workdir, all_folds, console=console
+    )
+    config = config.copy_and_resolve_references()
+    config.data.records = template
+    config.train.objective = "classify"
+  names = [fold.name for fold in all_folds]
+  with lock.hold(workdir, say), processes.StopRequest() as stop:
+    experiments = fold_cells.resolve_folds(config, all_folds, workdir)
+    say(describe_features(experiments))
+    ablation_heads.train_heads(
+      experiments,
+      workdir,
+      variants,
+      folds=names,
+      seeds=seeds,
+      stop=stop,
+      say=say,
+    )
+    found = _score(experiments, workdir, variants, names)
+    records.write_text(
+      workdir / "ablation.json", json.dumps(found, indent=1) + "\n"
+    )
+    records.write_csv(workdir / "ablation.csv", CSV_COLUMNS, csv_rows(found))
+    ablation_page.write_page(workdir, found)
+  return found
+
+
+def describe_features(experiments: Sequence[Experiment]) -> str:
+  """Says what the features are, and what their encoder has seen."""
+  encoder = experiments[0].record_set.encoder or {}
+  size = experiments[0].record_set.num_features
+  own = len({one.record_set.path for one in experiments}) > 1
+  said = f"{size} features a slice, of the encoder {encoder['preset']!r}"
+  if own:
+    return f"{said}; one for each fold, fitted on its training groups alone"
+  groups = len(encoder["encoder_group_ids"])
+  if not groups:
+    return f"{said}; one for all folds, fitted on no group of the cohort"
+  return f"{said}; one for all folds, fitted on {groups} groups that train only"
+
+
+def csv_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
+  """Returns the rows of `ablation.csv`, a head each, the best first."""
+  of_name = {row["head"]: row for row in found["heads"]}
+  rows = []
+  for name in found["order"]:
+    row, against = of_name[name], found["against_reference"].get(name, {})
+    rows.append(
+      {
+        **{key: value for key, value in row.items() if key in CSV_COLUMNS},
+        "metric": found["metric"],
+        **row["scores"][found["metric"]],
+        "difference": against.get("difference"),
+        "difference_low": against.get("low"),
+        "difference_high": against.get("high"),
+        **{
+          key: against.get(key)
+          for key in ("p", "holm_p", "t_p", "equivalence_p")
+        },
+      }
+    )
+  return rows
+
+
+def _score(experiments, workdir, variants, folds) -> dict[str, Any]:
+  """Scores all, and adds what a reader must know of the ablation."""
+  first = experiments[0]
+  ablation = first.config.ablation
+  controls: dict[str, list[str]] = {}
+  for variant in variants:
+    if variant.control:
+      controls.setdefault(variant.head, []).append(variant.control)
+  found = ablation_scores.score_ablation(
+    workdir,
+    [variant.name for variant in variants if not variant.control],
+    controls,
+    classes=first.classes,
+    folds=folds,
+    positive=first.positive,
+    primary=ablation.primary,
+    metric=ablation.metric,
+    margin=ablation.margin,
+    resamples=first.config.eval.resamples,
+    seed=first.config.eval.seed,
+  )
+  return found | {
+    "budget": first.config.model.head.budget or ablation.budget,
+    "features": describe_features(experiments),
+    "records": [str(one.record_set.path) for one in experiments],
+    "device": jax.devices()[0].device_kind,
+    "environment": workdir_lib.environment(),
+  }
+
+
+def _any_folder(template: str) -> str:
+  """Returns one of the folders that a path with "{fold}" stands for."""
+  path = pathlib.Path(template.replace("{fold}", "*"))
+  found = sorted(path.parent.glob(path.name))
+  if not found:
+    raise InputError(
+      f"config.data.records={template}: there is no such folder; encode every"
+      " fold with its encoder first"
+    )
+  return str(found[0])

@@ -1,0 +1,373 @@
+"""What an ablation shows: scores with intervals, paired tests, ranks, controls.
+
+The unit is the participant. Out-of-fold answers are pooled, each participant's
+once a seed; a head's score is the mean over seeds, and its interval resamples
+participants and seeds. The corrected resampled t-test beside it takes the folds
+for what varies, each with the mean over its seeds: seeds are no splits.
+"""
+
+import csv
+import functools
+import itertools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+
+from brainjax.metrics import classification, comparison, statistics
+
+METRICS = ("roc_auc", "balanced_accuracy", "accuracy", "average_precision")
+
+
+class Answers(NamedTuple):
+  """What a head said of every participant.
+
+  Attributes:
+    probabilities: f64[S,n,K] of each seed.
+    targets: i64[S,n] true classes; equal for all seeds unless labels are
+      random.
+    folds: i64[n], in which each participant tested.
+    groups: Group of each participant.
+    participants: Their names.
+  """
+
+  probabilities: np.ndarray
+  targets: np.ndarray
+  folds: np.ndarray
+  groups: list[str]
+  participants: list[str]
+
+
+def read_answers(
+  folder: pathlib.Path, classes: Sequence[str], folds: Sequence[str]
+) -> Answers:
+  """Reads `predictions.csv` of a head; scans are joined to participants."""
+  with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+    rows = list(csv.DictReader(file))
+  seeds = sorted({int(row["seed"]) for row in rows})
+  of_seeds = []
+  for seed in seeds:
+    chosen = [row for row in rows if int(row["seed"]) == seed]
+    scans = np.array(
+      [[float(row[f"proba_{name}"]) for name in classes] for row in chosen]
+    )
+    people, joined = statistics.aggregate_participants(
+      np.log(np.maximum(scans, np.finfo(np.float64).tiny)),
+      [row["participant_id"] for row in chosen],
+    )
+    first = {row["participant_id"]: row for row in reversed(chosen)}
+    order = np.argsort(people)
+    people = [people[i] for i in order]
+    of_seeds.append((people, joined[order], [first[name] for name in people]))
+  people, _, facts = of_seeds[0]
+  targets = [
+    [classes.index(row["true_label"]) for row in found]
+    for _, _, found in of_seeds
+  ]
+  return Answers(
+    np.stack([joined for _, joined, _ in of_seeds]),
+    np.array(targets),
+    np.array([folds.index(row["fold"]) for row in facts]),
+    [row["group_id"] for row in facts],
+    people,
+  )
+
+
+def metric_of(name: str, positive: int | None) -> comparison.Metric:
+  """Returns a metric of `METRICS`, with the positive class it may take."""
+  metric = getattr(classification, name)
+  if name in ("roc_auc", "average_precision"):
+    return functools.partial(metric, positive=positive)
+  return metric
+
+
+def score(
+  answers: Answers, metric: comparison.Metric, *, resamples: int, seed: int
+) -> dict[str, float | None]:
+  """Returns `{"value", "low", "high"}` of a head, NaN as None.
+
+  Labels that differ between seeds are resampled within the classes of each.
+  """
+  rng = np.random.default_rng([seed, 1])
+  values, resampled = [], []
+  for probabilities, targets in zip(*answers[:2], strict=True):
+    counts = statistics.bootstrap_counts(
+      targets, answers.groups, resamples=resamples, seed=seed
+    )
+    values.append(metric(probabilities, targets))
+    resampled.append(metric(probabilities, targets, counts=counts))
+  num_seeds = len(values)
+  drawn = rng.multinomial(
+    num_seeds, np.full(num_seeds, 1 / num_seeds), resamples
+  )
+  spread = (np.stack(resampled) * drawn.T).sum(0) / num_seeds
+  low, high = np.percentile(spread, [2.5, 97.5])
+  return {
+    "value": _finite(np.mean(values)),
+    "low": _finite(low) if np.ptp(spread) > 0 else None,
+    "high": _finite(high) if np.ptp(spread) > 0 else None,
+  }
+
+
+def fold_scores(answers: Answers, metric: comparison.Metric) -> np.ndarray:
+  """Returns f64[F], the metric of each fold, the mean over its seeds.
+
+  NaN where a fold lacks a class that the metric needs.
+  """
+  found = []
+  for fold in range(answers.folds.max() + 1):
+    inside = answers.folds == fold
+    found.append(
+      np.mean(
+        [
+          metric(probabilities[inside], targets[inside])
+          for probabilities, targets in zip(*answers[:2], strict=True)
+        ]
+      )
+    )
+  return np.array(found)
+
+
+def compare(
+  first: Answers,
+  second: Answers,
+  metric: comparison.Metric,
+  *,
+  margin: float,
+  resamples: int,
+  seed: int,
+) -> dict[str, float | None]:
+  """Tests whether the first head is better than the second, or equal to it.
+
+  Args:
+    first: Of a head.
+    second: Of another, of the same participants.
+    metric: What is compared; more is better.
+    margin: The largest difference that does not matter.
+    resamples: Of the paired bootstrap.
+    seed: Of it.
+
+  Returns:
+    "difference" with "low" and "high" (95 %, paired bootstrap over groups and
+    seeds) and "p" (normal, by its standard error); "t_p" of the corrected
+    resampled t-test over folds; "equivalence_p" of TOST within the margin, with
+    "equivalence_low" and "equivalence_high" (90 %). None where undefined.
+  """
+  found = comparison.paired_difference(
+    first.probabilities,
+    second.probabilities,
+    first.targets[0],
+    first.groups,
+    metric,
+    resamples=resamples,
+    seed=seed,
+  )
+  result = {
+    "difference": found.value,
+    "low": found.low,
+    "high": found.high,
+    "p": np.nan,
+    "t_p": np.nan,
+    "equivalence_p": np.nan,
+    "equivalence_low": np.nan,
+    "equivalence_high": np.nan,
+  }
+  if found.standard_error > 0:
+    z = abs(found.value) / found.standard_error
+    result["p"] = 2 * scipy.stats.norm.sf(z)
+    equal = comparison.equivalence(found.value, found.standard_error, margin)
+    result["equivalence_p"] = equal.p
+    result["equivalence_low"] = equal.low
+    result["equivalence_high"] = equal.high
+  differences = fold_scores(first, metric) - fold_scores(second, metric)
+  if np.isfinite(differences).all():
+    ratio = 1 / (len(differences) - 1)
+    test = comparison.corrected_resampled_t(differences, ratio)
+    result["t_p"] = test.p
+  return {name: _finite(value) for name, value in result.items()}
+
+
+def ranks(
+  answers: Mapping[str, Answers], metric: comparison.Metric
+) -> dict[str, float] | None:
+  """Returns each head's mean rank over the folds, 1 = best; ties share.
+
+  None if a fold lacks a class.
+  """
+  scores = np.stack([fold_scores(one, metric) for one in answers.values()])
+  if not np.isfinite(scores).all():
+    return None
+  mean = scipy.stats.rankdata(-scores, axis=0).mean(axis=1)
+  return dict(zip(answers, mean.tolist(), strict=True))
+
+
+def cliques(
+  order: Sequence[str], different: Mapping[frozenset[str], bool]
+) -> list[list[str]]:
+  """Returns the longest runs of neighbours of which no two differ.
+
+  >>> pairs = {frozenset("ab"): False, frozenset("bc"): False}
+  >>> cliques("abc", pairs | {frozenset("ac"): True})
+  [['a', 'b'], ['b', 'c']]
+
+  Args:
+    order: Heads, best first.
+    different: Whether two heads are shown to differ.
+
+  Source: the bars of a critical-difference diagram, Demsar 2006, JMLR 7, with
+  pairwise tests after Holm in the place of one critical difference, as Benavoli
+  et al. 2016, JMLR 17(5), advise.
+  """
+  found: list[list[str]] = []
+  for start, end in itertools.combinations(range(len(order) + 1), 2):
+    run = list(order[start:end])
+    pairs = itertools.combinations(run, 2)
+    if len(run) > 1 and not any(different[frozenset(p)] for p in pairs):
+      found.append(run)
+  return [
+    run
+    for run in found
+    if not any(set(run) < set(other) for other in found)
+  ]
+
+
+def score_ablation(
+  workdir: pathlib.Path,
+  heads: Sequence[str],
+  controls: Mapping[str, Sequence[str]],
+  *,
+  classes: Sequence[str],
+  folds: Sequence[str],
+  positive: int | None,
+  primary: Sequence[str],
+  metric: str,
+  margin: float,
+  resamples: int,
+  seed: int,
+) -> dict[str, Any]:
+  """Scores everything that was trained; what `ablation.json` says.
+
+  Args:
+    workdir: Of the ablation.
+    heads: Names.
+    controls: Of a head, the names of its controls.
+    classes: Names.
+    folds: Names.
+    positive: Index of the positive class of a binary task.
+    primary: The two heads whose comparison was declared.
+    metric: The metric it is of.
+    margin: A smaller difference does not matter.
+    resamples: Of the bootstrap.
+    seed: Of it.
+  """
+  bootstrap = {"resamples": resamples, "seed": seed}
+  judged = metric_of(metric, positive)
+  answers = {
+    name: read_answers(workdir / "heads" / name, classes, folds)
+    for name in heads
+  }
+  tested = functools.partial(compare, metric=judged, margin=margin, **bootstrap)
+  pairs = list(itertools.combinations(heads, 2))
+  compared = {pair: tested(answers[pair[0]], answers[pair[1]]) for pair in pairs}
+  adjusted = comparison.holm([_or_one(c["p"]) for c in compared.values()])
+  different = {
+    frozenset(pair): bool(p < 0.05)
+    for pair, p in zip(pairs, adjusted, strict=True)
+  }
+  order = sorted(
+    heads, key=lambda name: -float(np.mean(fold_scores(answers[name], judged)))
+  )
+  mean_ranks = ranks(answers, judged)
+  if mean_ranks is not None:
+    order = sorted(heads, key=mean_ranks.__getitem__)
+  table = []
+  for name in heads:
+    result = json.loads((workdir / "heads" / name / "result.json").read_text())
+    row: dict[str, Any] = {
+      "head": name,
+      "scores": {
+        one: score(answers[name], metric_of(one, positive), **bootstrap)
+        for one in METRICS
+      },
+      "folds": [_finite(v) for v in fold_scores(answers[name], judged)],
+      "rank": None if mean_ranks is None else mean_ranks[name],
+      **{key: result[key] for key in RESULT_FIELDS},
+    }
+    table.append(row)
+  reference = primary[0]
+  others = [name for name in heads if name not in primary]
+  against = {
+    name: tested(answers[name], answers[reference])
+    for name in heads
+    if name != reference
+  }
+  if others:
+    raised = comparison.holm([_or_one(against[name]["p"]) for name in others])
+    for name, p in zip(others, raised, strict=True):
+      against[name]["holm_p"] = float(p)
+  return {
+    "schema_version": 1,
+    "metric": metric,
+    "margin": margin,
+    "participants": len(answers[heads[0]].participants),
+    "folds": list(folds),
+    "classes": list(classes),
+    "seeds": len(answers[heads[0]].probabilities),
+    "resamples": resamples,
+    "primary": {
+      "heads": list(primary),
+      **tested(answers[primary[0]], answers[primary[1]]),
+    },
+    "reference": reference,
+    "heads": table,
+    "against_reference": against,
+    "pairs": [
+      {"heads": list(pair), **compared[pair], "holm_p": float(p)}
+      for pair, p in zip(pairs, adjusted, strict=True)
+    ],
+    "order": order,
+    "cliques": cliques(order, different),
+    "controls": [
+      _control(
+        read_answers(workdir / "heads" / f"{head}-{control}", classes, folds),
+        answers[head],
+        head,
+        control,
+        judged,
+        margin,
+        bootstrap,
+      )
+      for head, kinds in controls.items()
+      for control in kinds
+    ],
+  }
+
+
+RESULT_FIELDS = (
+  *("parameters", "fields", "learning_rates", "best_epoch", "epochs"),
+  *("runs", "seconds", "compile_seconds", "latency_ms", "scans_per_second"),
+)
+
+
+def _control(found, normal, head, control, metric, margin, bootstrap):
+  """Scores a control, and compares it with its head."""
+  row = {
+    "head": head,
+    "control": control,
+    "score": score(found, metric, **bootstrap),
+  }
+  if control != "random_labels":  # whose labels are others
+    row |= compare(found, normal, metric, margin=margin, **bootstrap)
+  return row
+
+
+def _or_one(p: float | None) -> float:
+  """Returns a p value; 1 where two heads said the same of everybody."""
+  return 1.0 if p is None else p
+
+
+def _finite(value: Any) -> float | None:
+  return float(value) if np.isfinite(value) else None

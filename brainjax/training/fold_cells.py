@@ -1,0 +1,386 @@
+"""From a config and folds to the cells of a head: who trains on what.
+
+Every fold is an experiment of its own, resolved as `train` would resolve it, so
+a cell sees the scans, the order, the class weights and the seeds that a run of
+`train` with `--config.split.fold` and `--config.train.seed` would see. Folds
+differ by a scan or two; all are given the steps of the longest epoch, so that
+they train for equally long.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from brainjax import InputError, records
+from brainjax import config as config_lib
+from brainjax.input import pipeline, plan
+from brainjax.training import balance, optimizer
+from brainjax.training import experiment as experiment_lib
+from brainjax.training.cell_runs import RowsOf
+from brainjax.training.cells import Cell, Store, Trainer, make_store
+from brainjax.training.experiment import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+  """A way to set scans aside for testing.
+
+  Attributes:
+    name: Of its folder; takes the place of "{fold}" in `data.records`.
+    fields: Of the config's section `split`.
+  """
+
+  name: str
+  fields: Mapping[str, Any]
+
+
+def make_folds(folds: str, record_set: records.RecordSet) -> list[Fold]:
+  """Returns the folds of `--folds`: a number, or "source".
+
+  Args:
+    folds: As the user gave it. "source" leaves out each source in turn.
+    record_set: The scans.
+
+  Raises:
+    InputError: It is neither, or there are not enough sources.
+  """
+  if folds != "source":
+    if not folds.isdecimal() or int(folds) < 3:
+      raise InputError(
+        f"--folds={folds}: give a number of at least 3, or source to leave out"
+        " each source in turn"
+      )
+    return [
+      Fold(str(i), {"folds": int(folds), "fold": i, "source": ""})
+      for i in range(int(folds))
+    ]
+  sources = sorted({row.get("source", "") for row in record_set.rows})
+  if len(sources) < 3 or not all(sources):
+    raise InputError(
+      f"--folds=source: {record_set.path} has the sources {sources}; at least"
+      " three are needed, and one for every scan (column source)"
+    )
+  names = [re.sub(r"[^\w.-]", "_", source) for source in sources]
+  return [
+    Fold(
+      name if names.count(name) == 1 else f"{name}-{i}",
+      {"folds": 0, "fold": 0, "source": source},
+    )
+    for i, (name, source) in enumerate(zip(names, sources, strict=True))
+  ]
+
+
+def config_of_fold(
+  config: ml_collections.ConfigDict, fold: Fold
+) -> ml_collections.ConfigDict:
+  """Returns the config with the fold's split and its records."""
+  config = config.copy_and_resolve_references()
+  config.split.update(fold.fields)
+  config.data.records = config.data.records.replace("{fold}", fold.name)
+  return config
+
+
+def resolve_folds(
+  config: ml_collections.ConfigDict,
+  folds: Sequence[Fold],
+  workdir: pathlib.Path,
+) -> list[Experiment]:
+  """Resolves every fold, in a folder of its own below the workdir.
+
+  Args:
+    config: As the user gave it; `data.records` may hold "{fold}".
+    folds: The folds.
+    workdir: Of the ablation.
+
+  Raises:
+    InputError: A fold cannot be resolved, its records are no features, or
+      other scans than those of the first.
+  """
+  found = []
+  for fold in folds:
+    experiment = experiment_lib.resolve(
+      config_of_fold(config, fold), workdir / "folds" / fold.name, 1
+    )
+    path = experiment.record_set.path
+    if experiment.record_set.num_features is None:
+      raise InputError(f"{path}: holds images; heads are ablated on features")
+    if found and _scans(experiment) != _scans(found[0]):
+      raise InputError(
+        f"{path}: not the scans of {found[0].record_set.path}; encode the same"
+        " records with the encoder of every fold"
+      )
+    found.append(experiment)
+  return found
+
+
+def with_head(
+  experiments: Sequence[Experiment], name: str, **fields: Any
+) -> list[Experiment]:
+  """Returns the experiments with another head, of the ablation's budget.
+
+  Args:
+    experiments: Of the folds.
+    name: Of the head. That of the config keeps its fields; another has its
+      defaults.
+    fields: Of the head, that differ from that.
+  """
+  found = []
+  for experiment in experiments:
+    config = experiment.config.copy_and_resolve_references()
+    before = config.model.head
+    head = {
+      "name": name,
+      "projection": before.projection,
+      "budget": before.budget or config.ablation.budget,
+      **config_lib.HEAD_DEFAULTS[name],
+    }
+    if before.name == name:
+      head |= {key: before[key] for key in config_lib.HEAD_DEFAULTS[name]}
+    with config.unlocked():
+      config.model.head = ml_collections.ConfigDict(head | fields)
+    found.append(dataclasses.replace(experiment, config=config))
+  return found
+
+
+def with_random_labels(experiment: Experiment, seed: int) -> Experiment:
+  """Returns the experiment with classes dealt anew among its groups.
+
+  They are dealt within each fold, which keeps its number of each: a fold with
+  more of a class would leave fewer of it for training, and heads would learn to
+  be worse than chance. Where sources are left out, they are dealt among all.
+  """
+  rng = np.random.default_rng([seed, 2])
+  class_of: dict[str, str] = {}
+  members: dict[str, list[str]] = {}
+  for scan in experiment.scans:
+    if scan["group_id"] not in class_of:
+      class_of[scan["group_id"]] = scan["class"]
+      members.setdefault(scan["fold"], []).append(scan["group_id"])
+  dealt = {}
+  for groups in members.values():
+    order = rng.permutation(len(groups))
+    dealt |= {
+      group: class_of[groups[i]] for group, i in zip(groups, order, strict=True)
+    }
+  scans = tuple(
+    {**scan, "class": dealt[scan["group_id"]]} for scan in experiment.scans
+  )
+  targets = experiment.targets.copy()
+  for scan in scans:
+    targets[int(scan["record_index"])] = experiment.classes.index(scan["class"])
+  training = [scan for scan in scans if scan["split"] == "train"]
+  lengths = experiment.record_set.lengths[experiment.subset("train")]
+  sampling = balance.make_sampling(
+    experiment.config.data.sampling, training, lengths
+  )
+  return dataclasses.replace(
+    experiment, scans=scans, targets=targets, sampling=sampling
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class CellPlan:
+  """The cells of a head, and how they are trained.
+
+  Attributes:
+    trainer: What they have in common.
+    cells: Every leaf leads with C = folds x seeds x learning rates.
+    rows_of: From a cell and an epoch to i32[steps,G,B] scans.
+    validation: i32[C,T,G,B], every scan of each validation split once.
+    test: i32[C,T,G,B], those of each test split.
+    experiments: Of each cell.
+  """
+
+  trainer: Trainer
+  cells: Cell
+  rows_of: RowsOf
+  validation: np.ndarray
+  test: np.ndarray
+  experiments: tuple[Experiment, ...]
+
+
+def plan_cells(
+  experiments: Sequence[Experiment],
+  *,
+  seeds: int,
+  learning_rates: Sequence[float],
+  random_labels: bool = False,
+) -> CellPlan:
+  """Lays out folds x seeds x learning rates, in this order.
+
+  Args:
+    experiments: Of the folds, with the head.
+    seeds: Seeds of each fold, counted from `train.seed`.
+    learning_rates: Tried in each.
+    random_labels: Deal the classes anew, for each seed.
+
+  Raises:
+    InputError: The head cannot have its budget.
+  """
+  config = experiments[0].config
+  found, seed_of, rate_of, store_of = [], [], [], []
+  for number, experiment in enumerate(experiments):
+    for seed in range(config.train.seed, config.train.seed + seeds):
+      one = experiment
+      if random_labels:
+        one = with_random_labels(experiment, seed)
+      for rate in learning_rates:
+        found.append(one)
+        seed_of.append(seed)
+        rate_of.append(rate)
+        store_of.append(number)
+  shapes = _equal_shapes(found)
+  found = [
+    dataclasses.replace(one, shape=shape)
+    for one, shape in zip(found, shapes, strict=True)
+  ]
+  try:
+    model, _, settings = found[0].build()
+  except ValueError as error:
+    raise InputError(f"config.model.head: {error}") from error
+  losses = [one.loss_settings for one in found]
+  shared = experiments[0].record_set.path == experiments[-1].record_set.path
+
+  def numbers(values, dtype=jnp.float32):
+    return jnp.asarray(np.array(values), dtype)
+
+  cells = Cell(
+    seed=numbers(seed_of, jnp.int32),
+    learning_rate=numbers(rate_of),
+    store=numbers([0 if shared else i for i in store_of], jnp.int32),
+    labels=numbers([one.targets for one in found], jnp.int32),
+    scans_per_step=numbers(
+      [len(one.subset("train")) / one.shape.steps_per_epoch for one in found]
+    ),
+    class_weights=numbers([loss.class_weights for loss in losses]),
+    adjustment=numbers([loss.adjustment for loss in losses]),
+    frequent=numbers([loss.frequent for loss in losses], jnp.int32),
+    validation_weights=numbers([one.validation_weights for one in found]),
+  )
+
+  def make_optimizer(learning_rate):
+    schedule = dataclasses.replace(found[0].schedule, peak=learning_rate)
+    return optimizer.from_config(config.optimizer, schedule)
+
+  return CellPlan(
+    trainer=Trainer(
+      model, make_optimizer, settings, config.train.patience_epochs
+    ),
+    cells=cells,
+    rows_of=_training_rows(found, seed_of),
+    validation=_evaluation_rows(found, "validation"),
+    test=_evaluation_rows(found, "test"),
+    experiments=tuple(found),
+  )
+
+
+def load_store(
+  experiments: Sequence[Experiment], *, shuffled: bool = False
+) -> Store:
+  """Reads the features of every fold onto the device.
+
+  Args:
+    experiments: Of the folds.
+    shuffled: Put the slices of every scan into an order of their own. Their
+      positions stay, so that nothing is left that tells the order.
+  """
+  sets = {one.record_set.path: one.record_set for one in experiments}
+  features, positions = [], []
+  for record_set in sets.values():
+    rng = np.random.default_rng(experiments[0].config.train.seed)
+    scans, positions = [], []
+    for index in range(len(record_set)):
+      record = record_set[index]
+      values = record.slices[:, 0, 0]
+      scans.append(rng.permutation(values) if shuffled else values)
+      positions.append(record.positions_mm)
+    features.append(scans)
+  return make_store(features, positions)
+
+
+def _equal_shapes(experiments: Sequence[Experiment]) -> list[plan.PackShape]:
+  """Returns a shape for each, that differ in nothing."""
+  steps = max(one.shape.steps_per_epoch for one in experiments)
+  shapes = {}
+  for one in experiments:
+    lengths = one.record_set.lengths[one.subset("train")]
+    drawn = lengths if one.sampling is None else one.sampling.envelope
+    shapes[id(one)] = plan.plan_shape(
+      drawn,
+      packs=one.shape.packs,
+      scans_per_step=len(drawn) / steps,
+      pack_slices=None,
+      longest=one.shape.longest,
+    )
+  widest = plan.PackShape(
+    packs=experiments[0].shape.packs,
+    slices=max(shape.slices for shape in shapes.values()),
+    rows=max(shape.rows for shape in shapes.values()),
+    longest=experiments[0].shape.longest,
+    steps_per_epoch=steps,
+  )
+  return [widest] * len(experiments)
+
+
+def _training_rows(
+  experiments: Sequence[Experiment], seeds: Sequence[int]
+) -> RowsOf:
+  of_cells = [
+    pipeline.training_rows(
+      one.record_set.lengths,
+      one.subset("train"),
+      one.shape,
+      seed=seed,
+      packs=np.arange(one.shape.packs),
+      sampling=one.sampling,
+    )
+    for one, seed in zip(experiments, seeds, strict=True)
+  ]
+  steps = experiments[0].shape.steps_per_epoch
+
+  def rows_of(cell: int, epoch: int) -> np.ndarray:
+    first = epoch * steps
+    rows = [of_cells[cell](step) for step in range(first, first + steps)]
+    return np.stack(rows).astype(np.int32)
+
+  return rows_of
+
+
+def _evaluation_rows(
+  experiments: Sequence[Experiment], split: str
+) -> np.ndarray:
+  """Returns i32[C,T,G,B], with steps without a scan where others have more."""
+
+  @functools.cache
+  def rows_of(subset: tuple[int, ...], shape: plan.PackShape, path) -> Any:
+    lengths = of_path[path].lengths[list(subset)]
+    return np.append(subset, -1)[plan.evaluation_plan(lengths, shape)]
+
+  of_path = {one.record_set.path: one.record_set for one in experiments}
+  found = [
+    rows_of(tuple(one.scored(split).tolist()), one.shape, one.record_set.path)
+    for one in experiments
+  ]
+  longest = max(map(len, found))
+  padded = [
+    np.pad(
+      rows, ((0, longest - len(rows)), (0, 0), (0, 0)), constant_values=-1
+    )
+    for rows in found
+  ]
+  return np.stack(padded).astype(np.int32)
+
+
+def _scans(experiment: Experiment) -> list[tuple[str, ...]]:
+  columns = ("participant_id", "session_id", "group_id", "label", "source")
+  return [
+    tuple(row.get(column, "") for column in columns)
+    for row in experiment.record_set.rows
+  ]

@@ -1,0 +1,56 @@
+"""An encoder for every fold, fitted on that fold's training groups alone.
+
+Features of one encoder for all folds would have seen, for most folds, the
+groups they are tested on. Each run is an ordinary one and is continued as such.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+import ml_collections
+import rich.console
+
+from brainjax import config as config_lib
+from brainjax.training import encode, fold_cells, train
+
+
+def fit_encoders(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  folds: Sequence[fold_cells.Fold],
+  *,
+  console: rich.console.Console,
+) -> str:
+  """Trains the encoder of every fold, and encodes all scans with each.
+
+  Unless the config's objective is to reconstruct, the encoder learns behind
+  `mean`, a head that knows no order: one of those compared would have had an
+  encoder made for it.
+
+  Args:
+    config: Of the ablation; its records are images.
+    workdir: Of the ablation.
+    folds: The folds.
+    console: Where progress is shown.
+
+  Returns:
+    The folder of features, with "{fold}" for the fold's name.
+
+  Raises:
+    InputError: As `train.train` does.
+    Stopped: As it does.
+  """
+  for fold in folds:
+    one = fold_cells.config_of_fold(config, fold)
+    with one.unlocked():
+      one.model.head = ml_collections.ConfigDict(
+        {
+          "name": "mean",
+          "projection": 0,
+          "budget": config_lib.config_dict.placeholder(int),
+        }
+      )
+    run = workdir / "encoders" / fold.name
+    train.train(one, run, console=console)
+    encode.encode(run, workdir / "features" / fold.name)
+  return str(workdir.resolve() / "features" / "{fold}")
