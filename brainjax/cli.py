@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import brainjax
 from brainjax import InputError
 from brainjax.commands import (
+  ablate,
   audit,
   cohort,
   demo,
@@ -39,6 +40,7 @@ VERBS = (
   sweep,
   encode,
   evaluate,
+  ablate,
   predict,
   report,
   info,

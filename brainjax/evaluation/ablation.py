@@ -1,9 +1,9 @@
 """`brainjax ablate`: is one head better than another, and can it be believed?
 
-    encoders (a fold each) -> features -> heads x folds x seeds -> scores -> page
+    an encoder a fold -> features -> heads x folds x seeds -> scores -> page
 
-Folds, heads and the primary comparison are declared before anything is trained;
-a workdir refuses others afterwards.
+Folds and the primary comparison are declared before anything is trained; a
+workdir refuses others afterwards.
 """
 
 import json

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+import numpy as np
 from matplotlib import figure as mpl_figure
 
 from brainjax.evaluation import figures
@@ -55,7 +56,9 @@ def draw_ranks(
       axes.text(
         x,
         y,
-        f"{name}  {ranks[name]:.1f} " if left else f" {ranks[name]:.1f}  {name}",
+        f"{name}  {ranks[name]:.1f} "
+        if left
+        else f" {ranks[name]:.1f}  {name}",
         ha="right" if left else "left",
         va="center",
         fontsize=9,
@@ -91,10 +94,11 @@ def draw_costs(
         axes.vlines(
           cost, score["low"], score["high"], colors=colour, linewidth=1.2
         )
-      axes.plot(cost, score["value"], "o", color=colour, markersize=6)
+      value = np.nan if score["value"] is None else score["value"]
+      axes.plot(cost, value, "o", color=colour, markersize=6)
       axes.annotate(
         name,
-        (cost, score["value"]),
+        (cost, value),
         (5, 4 if number % 2 else -10),
         textcoords="offset points",
         fontsize=8.5,

@@ -59,9 +59,7 @@ CONTROLS = {
 HEADS_WITHOUT_ORDER = ("mean", "max", "logsumexp", "attention")
 
 
-def variants_of(
-  heads: Sequence[str], primary: Sequence[str]
-) -> list[Variant]:
+def variants_of(heads: Sequence[str], primary: Sequence[str]) -> list[Variant]:
   """Returns all that is trained: the heads, and the controls of some.
 
   The order of slices and the labels are taken from the primary heads; the
@@ -129,6 +127,18 @@ def train_heads(
       stores[shuffled] = fold_cells.load_store(experiments, shuffled=shuffled)
     return stores[shuffled]
 
+  undone = [
+    variant
+    for variant in variants
+    if not is_done(
+      workdir / "heads" / variant.name,
+      _facts(variant, experiments, folds, seeds),
+    )
+  ]
+  # Before any of them takes its time.
+  fold_cells.check_budget(
+    experiments[0], dict.fromkeys(variant.head for variant in undone)
+  )
   for variant in variants:
     facts = _facts(variant, experiments, folds, seeds)
     if is_done(workdir / "heads" / variant.name, facts):
@@ -170,9 +180,7 @@ def _facts(variant, experiments, folds, seeds) -> dict[str, Any]:
   }
 
 
-def _train_head(
-  variant, experiments, facts, workdir, store, stop, say
-) -> None:
+def _train_head(variant, experiments, facts, workdir, store, stop, say) -> None:
   """Trains one head in all folds with all seeds, and writes its files."""
   config, began = experiments[0].config, time.perf_counter()
   fields = {}
@@ -240,8 +248,9 @@ def _choose_rates(progress, facts, rates, variant, workdir) -> np.ndarray:
   if len(bad):
     raise InputError(
       f"{workdir}: the loss of {variant.name} is not finite in fold"
-      f" {facts['folds'][bad[0]]}; lower config.optimizer.learning_rate, or give"
-      " more of config.ablation.learning_rates, and choose another --workdir"
+      f" {facts['folds'][bad[0]]}; lower config.optimizer.learning_rate,"
+      " or try several as config.ablation.learning_rates, and choose another"
+      " --workdir"
     )
   return loss.argmin(axis=1)
 

@@ -2,10 +2,8 @@
 
 import base64
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import jinja2
 
 from brainjax import records
 from brainjax.evaluation import ablation_figure, figures, report, verdict
@@ -23,9 +21,7 @@ SECTIONS = {
 }
 
 
-def write_page(
-  workdir: pathlib.Path, found: Mapping[str, Any]
-) -> pathlib.Path:
+def write_page(workdir: pathlib.Path, found: Mapping[str, Any]) -> pathlib.Path:
   """Writes `ablation.html`, and its pictures into `figures/`.
 
   Args:
@@ -45,7 +41,9 @@ def write_page(
     return {"href": f"figures/{file.name}", "data": data, "alt": exhibit.alt}
 
   of_name = {row["head"]: row for row in found["heads"]}
-  page = report.template("ablation", picture=picture, p_value=p_text).render(
+  page = report.template(
+    "ablation", picture=picture, p_value=p_text, difference=difference_text
+  ).render(
     name=workdir.resolve().name,
     found=found,
     sections=SECTIONS,
@@ -69,11 +67,13 @@ def headline(found: Mapping[str, Any]) -> str:
   primary = found["primary"]
   first, second = primary["heads"]
   name = verdict.METRICS[found["metric"]]
-  scores = {row["head"]: row["scores"][found["metric"]] for row in found["heads"]}
+  scores = {
+    row["head"]: row["scores"][found["metric"]] for row in found["heads"]
+  }
   text = (
     f"{name} of {first} {verdict.score_text(scores[first])}, of {second}"
     f" {verdict.score_text(scores[second])}; the difference is"
-    f" {verdict.score_text(_as_score(primary))}, n = {found['participants']}."
+    f" {difference_text(primary)}, n = {found['participants']}."
   )
   return f"{conclusion(primary, found['margin'])} {text}"
 
@@ -125,7 +125,7 @@ def checks(found: Mapping[str, Any]) -> list[verdict.Check]:
         verdict.Check(
           lost,
           f"{row['head']} without the order of slices: {name}"
-          f" {verdict.score_text(_as_score(row))} against it; "
+          f" {difference_text(row)} against it; "
           + (
             "the order carries something."
             if lost
@@ -143,7 +143,7 @@ def checks(found: Mapping[str, Any]) -> list[verdict.Check]:
         f"{head} against the mean over slices: {name}"
         f" {verdict.score_text(best[head])} and"
         f" {verdict.score_text(best['mean'])}, difference"
-        f" {verdict.score_text(_as_score(pair))}.",
+        f" {difference_text(pair)}.",
       )
     )
   return made
@@ -168,6 +168,18 @@ def p_text(p: float | None) -> str:
   return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
+def difference_text(compared: Mapping[str, Any]) -> str:
+  """Writes a difference with its interval.
+
+  >>> difference_text({"difference": 0.0123, "low": -0.004, "high": 0.03})
+  '+0.012 [-0.004, +0.030]'
+  """
+  text = f"{compared['difference']:+.3f}"
+  if compared["low"] is None:
+    return text
+  return f"{text} [{compared['low']:+.3f}, {compared['high']:+.3f}]"
+
+
 def _pair(found: Mapping[str, Any], first: str, second: str) -> dict[str, Any]:
   """Returns the comparison of two heads, the first minus the second."""
   for pair in found["pairs"]:
@@ -183,18 +195,15 @@ def _pair(found: Mapping[str, Any], first: str, second: str) -> dict[str, Any]:
   raise ValueError(f"no comparison of {first} and {second}")
 
 
-def _as_score(compared: Mapping[str, Any]) -> dict[str, float | None]:
-  names = {"value": "difference", "low": "low", "high": "high"}
-  return {name: compared[key] for name, key in names.items()}
-
-
 def _forest(found: Mapping[str, Any]) -> Exhibit:
   rows = {row["head"]: row["scores"][found["metric"]] for row in found["heads"]}
   n, name = found["participants"], verdict.METRICS[found["metric"]]
   estimates = [
     Estimate(
-      head, "run" if head in found["primary"]["heads"] else "compared",
-      rows[head], n,
+      head,
+      "run" if head in found["primary"]["heads"] else "compared",
+      rows[head],
+      n,
     )
     for head in found["order"]
   ]

@@ -18,8 +18,7 @@ import numpy as np
 import scipy.stats
 
 from brainjax.metrics import classification, comparison, statistics
-
-METRICS = ("roc_auc", "balanced_accuracy", "accuracy", "average_precision")
+from brainjax.training.config_checks import ABLATION_METRICS
 
 
 class Answers(NamedTuple):
@@ -77,7 +76,7 @@ def read_answers(
 
 
 def metric_of(name: str, positive: int | None) -> comparison.Metric:
-  """Returns a metric of `METRICS`, with the positive class it may take."""
+  """Returns one of `ABLATION_METRICS`, with the class it is of bound."""
   metric = getattr(classification, name)
   if name in ("roc_auc", "average_precision"):
     return functools.partial(metric, positive=positive)
@@ -228,9 +227,7 @@ def cliques(
     if len(run) > 1 and not any(different[frozenset(p)] for p in pairs):
       found.append(run)
   return [
-    run
-    for run in found
-    if not any(set(run) < set(other) for other in found)
+    run for run in found if not any(set(run) < set(other) for other in found)
   ]
 
 
@@ -271,7 +268,9 @@ def score_ablation(
   }
   tested = functools.partial(compare, metric=judged, margin=margin, **bootstrap)
   pairs = list(itertools.combinations(heads, 2))
-  compared = {pair: tested(answers[pair[0]], answers[pair[1]]) for pair in pairs}
+  compared = {
+    pair: tested(answers[pair[0]], answers[pair[1]]) for pair in pairs
+  }
   adjusted = comparison.holm([_or_one(c["p"]) for c in compared.values()])
   different = {
     frozenset(pair): bool(p < 0.05)
@@ -290,7 +289,7 @@ def score_ablation(
       "head": name,
       "scores": {
         one: score(answers[name], metric_of(one, positive), **bootstrap)
-        for one in METRICS
+        for one in ABLATION_METRICS
       },
       "folds": [_finite(v) for v in fold_scores(answers[name], judged)],
       "rank": None if mean_ranks is None else mean_ranks[name],

@@ -111,7 +111,7 @@ def write_report(
   kind, content = "report", _classification
   if not run.classifies:
     kind, content = "reconstruction", _reconstruction
-  page = _template(kind, link=link, picture=picture).render(
+  page = template(kind, link=link, picture=picture).render(
     **content(run, others, split, record_set),
     run=run,
     split=split,
@@ -204,7 +204,8 @@ def _reconstruction(
   }
 
 
-def _template(kind: str, **filters: Callable[..., Any]) -> jinja2.Template:
+def template(kind: str, **filters: Callable[..., Any]) -> jinja2.Template:
+  """Returns the template of a kind of page, with these filters besides."""
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,

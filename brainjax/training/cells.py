@@ -131,9 +131,7 @@ class Trainer:
     """Returns the progress after a step on i32[G,B] scans, -1 = none."""
     settings, optimizer = self._of_cell(cell)
     train_step = step.make_train_step(self.model, optimizer, settings)
-    state, metrics = train_step(
-      progress.state, self._take(store, cell, rows)
-    )
+    state, metrics = train_step(progress.state, self._take(store, cell, rows))
     rejected = (metrics["finite"] == 0) & ~progress.stopped
     return progress.replace(
       state=state, rejected=progress.rejected + rejected.astype(jnp.int32)
@@ -159,12 +157,14 @@ class Trainer:
         log_probabilities, known[..., None], axis=-1
       )[..., 0]
       weight = jnp.where(label >= 0, cell.validation_weights[known], 0)
-      return sums + jnp.array([-jnp.sum(weight * picked), jnp.sum(weight)]), None
+      return sums + jnp.array(
+        [-jnp.sum(weight * picked), jnp.sum(weight)]
+      ), None
 
     sums, _ = jax.lax.scan(add, jnp.zeros(2), rows)
     loss = sums[0] / sums[1]
     running = ~progress.stopped
-    # Ties go to the later epoch, as in `train.py`; no comparison with NaN holds.
+    # Ties go to the later epoch, as in `train.py`.
     better = running & (loss <= progress.best_loss) & jnp.isfinite(loss)
     epochs = progress.epochs + running.astype(jnp.int32)
     best_epoch = jnp.where(better, epochs, progress.best_epoch)

@@ -21,6 +21,13 @@ from brainjax.training import (
 )
 from brainjax.training.step import OBJECTIVES
 
+ABLATION_METRICS = (  # of these, more is better
+  "roc_auc",
+  "balanced_accuracy",
+  "accuracy",
+  "average_precision",
+)
+
 
 def check_config(config: ml_collections.ConfigDict) -> None:
   """Checks the fields of a config that need no records to be judged.
@@ -91,9 +98,34 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       f"config.eval.least_sensitivity={config.eval.least_sensitivity}: at most"
       " 1"
     )
+  _check_ablation(config.ablation)
   _check_optimizer(config)
   _check_augment(config.augment)
   _check_profile_steps(config.train.profile_steps)
+
+
+def _check_ablation(section: ml_collections.ConfigDict) -> None:
+  primary, rates = section.primary, section.learning_rates
+  if len(set(primary)) != 2 or not set(primary) <= heads.HEADS.keys():
+    raise InputError(
+      f"config.ablation.primary={primary}: name two heads, of"
+      f" {sorted(heads.HEADS)}"
+    )
+  if section.metric not in ABLATION_METRICS:
+    raise InputError(
+      f"config.ablation.metric={section.metric!r}: choose one of"
+      f" {list(ABLATION_METRICS)}"
+    )
+  if not 0 < section.margin < 1 or section.budget < 1:
+    raise InputError(
+      f"config.ablation.margin={section.margin} and"
+      f" config.ablation.budget={section.budget}: give a margin between 0 and"
+      " 1, and at least one parameter"
+    )
+  if not all(0 < rate < math.inf for rate in rates):
+    raise InputError(
+      f"config.ablation.learning_rates={rates}: more than 0 each, or ()"
+    )
 
 
 def _check_profile_steps(steps: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ import numpy as np
 from brainjax import InputError, records
 from brainjax import config as config_lib
 from brainjax.input import pipeline, plan
+from brainjax.models import heads
 from brainjax.training import balance, optimizer
 from brainjax.training import experiment as experiment_lib
 from brainjax.training.cell_runs import RowsOf
@@ -149,6 +150,23 @@ def with_head(
   return found
 
 
+def check_budget(experiment: Experiment, names: Iterable[str]) -> None:
+  """Checks that every head can have as many parameters as the others.
+
+  Raises:
+    InputError: One cannot.
+  """
+  size = experiment.record_set.num_features
+  for name in names:
+    config = with_head([experiment], name)[0].config
+    try:
+      heads.build_head(config.model.head.to_dict(), input_size=size)
+    except ValueError as error:
+      raise InputError(
+        f"config.ablation.budget={config.ablation.budget}: {error}"
+      ) from error
+
+
 def with_random_labels(experiment: Experiment, seed: int) -> Experiment:
   """Returns the experiment with classes dealt anew among its groups.
 
@@ -220,9 +238,6 @@ def plan_cells(
     seeds: Seeds of each fold, counted from `train.seed`.
     learning_rates: Tried in each.
     random_labels: Deal the classes anew, for each seed.
-
-  Raises:
-    InputError: The head cannot have its budget.
   """
   config = experiments[0].config
   found, seed_of, rate_of, store_of = [], [], [], []
@@ -241,10 +256,7 @@ def plan_cells(
     dataclasses.replace(one, shape=shape)
     for one, shape in zip(found, shapes, strict=True)
   ]
-  try:
-    model, _, settings = found[0].build()
-  except ValueError as error:
-    raise InputError(f"config.model.head: {error}") from error
+  model, _, settings = found[0].build()
   losses = [one.loss_settings for one in found]
   shared = experiments[0].record_set.path == experiments[-1].record_set.path
 
@@ -370,9 +382,7 @@ def _evaluation_rows(
   ]
   longest = max(map(len, found))
   padded = [
-    np.pad(
-      rows, ((0, longest - len(rows)), (0, 0), (0, 0)), constant_values=-1
-    )
+    np.pad(rows, ((0, longest - len(rows)), (0, 0), (0, 0)), constant_values=-1)
     for rows in found
   ]
   return np.stack(padded).astype(np.int32)

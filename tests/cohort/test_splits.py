@@ -209,3 +209,53 @@ def test_the_manifest_s_test_scans_are_not_dealt_to_folds():
 def test_an_error_names_the_field(fields, message):
   with pytest.raises(InputError, match=message):
     assign(make_rows({("glioma", "a"): 9}), **fields)
+
+
+def sourced(*sources):
+  return [
+    {
+      "participant_id": f"p{i}",
+      "session_id": "",
+      "group_id": f"p{i}",
+      "label": "ab"[i % 2],
+      "source": source,
+    }
+    for i, source in enumerate(sources)
+  ]
+
+
+LEAVE_OUT = {"fractions": (0.6, 0.2, 0.2), "folds": 0, "fold": 0, "seed": 0}
+
+
+def test_a_source_that_is_left_out_tests_and_no_other():
+  rows = sourced(*("xy" * 20))
+  found = splits.assign_splits(rows, **LEAVE_OUT, source="y")
+  by_source = collections.Counter(
+    (row["source"], split) for row, (split, _) in zip(rows, found, strict=True)
+  )
+  assert by_source == {
+    ("x", "train"): 15,
+    ("x", "validation"): 5,
+    ("y", "test"): 20,
+  }
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    ({"source": "z"}, "name one of"),
+    ({"folds": 5}, "either"),
+    ({"fractions": (0.8, 0.0, 0.2)}, "validation"),
+  ],
+)
+def test_a_source_that_cannot_be_left_out(change, words):
+  rows = sourced(*("xy" * 20))
+  with pytest.raises(InputError, match=words):
+    splits.assign_splits(rows, **{**LEAVE_OUT, "source": "y", **change})
+
+
+def test_a_group_of_two_sources_cannot_leave_with_one():
+  rows = sourced(*("xy" * 20))
+  rows[1]["group_id"] = "p0"
+  with pytest.raises(InputError, match="both sides"):
+    splits.assign_splits(rows, **LEAVE_OUT, source="y")
