@@ -129,6 +129,11 @@ def audit(
   )
 
 
+def result_file(record_folder: pathlib.Path) -> pathlib.Path:
+  """Returns where an audit of records is kept, unless it was put elsewhere."""
+  return record_folder / "audit" / "audit.json"
+
+
 def verdict(findings: Iterable[Finding]) -> dict[str, Any]:
   """Says in a sentence what the findings come to.
 

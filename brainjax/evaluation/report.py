@@ -21,6 +21,7 @@ from brainjax import InputError, records
 from brainjax import config as config_lib
 from brainjax.evaluation import (
   attention_figure,
+  audited,
   augmentation_figure,
   claim,
   cost_figure,
@@ -150,6 +151,7 @@ def _classification(
   parts = subgroups.subgroups(run, split, manifest)
   preparation = _preparation(record_set)
   main = verdict.main_metric(classes)
+  number = f"{verdict.METRICS[main]} {verdict.score_text(scores[main])}"
   return {
     "main_metric": main,
     "subgroups": parts,
@@ -162,8 +164,12 @@ def _classification(
       attends=attention is not None,
     ),
     "metric_names": verdict.METRICS,
-    "headline": verdict.headline(scores, classes, split),
-    "checks": verdict.checks(scores, classes, run.scans),
+    "headline": audited.refused_headline(run.scans, number, split)
+    or verdict.headline(scores, classes, split),
+    "checks": [
+      *verdict.checks(scores, classes, run.scans),
+      *audited.checks(run, record_set),
+    ],
     "forest": exhibits.forest(comparison, classes, split),
     "sheets": exhibits.sheets(run, record_set) if record_set else (),
     "attention": attention,

@@ -87,6 +87,7 @@ def test_verdict_of_a_binary_task(tmp_path):
   assert text.index("apart with AUC 0.87 [0.78, 0.94], n = 8") < 400
   assert "Holds The lower bound of the AUC, 0.78, is above chance" in text
   assert "the strongest, AUC 0.55 [0.40, 0.70] from the" in text
+  assert "Caution Nobody audited these records" in text
   assert "For research only." in text
   assert "Validation, not test" not in text
   assert "Median throughput: 12.5 volumes/s" in text
@@ -103,7 +104,9 @@ def test_verdict_of_typing(tmp_path):
   # A picture of several classes has room for one run only.
   text = read(report.write_report([workdir, workdir]))
   assert "lstm on small (run), run 2" in text
-  assert "apart with balanced accuracy 0.80 [0.70, 0.90] and" in text
+  assert "No score is claimed: every class comes from sources of its" in text
+  assert "the balanced accuracy 0.80 [0.70, 0.90] on the test split" in text
+  assert "apart with" not in text
   assert "is above always answering glioma (0.33)." in text
   assert "Caution No shortcut could be probed" in text
   assert "No source holds more than one class" in text
