@@ -25,10 +25,10 @@ test: $(STAMP) ## The tests, but for the slow ones
 	.venv/bin/python -m pytest -m "not slow and not soak" $(PYTEST_ARGS)
 
 test-slow: $(STAMP) ## The slow tests
-	XLA_FLAGS=--xla_backend_optimization_level=3 .venv/bin/python -m pytest -m slow $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -m slow $(PYTEST_ARGS)
 
 soak: $(STAMP) ## Twenty kills of a run, and the memory of 2,000 steps
-	XLA_FLAGS=--xla_backend_optimization_level=3 .venv/bin/python -m pytest -m soak
+	.venv/bin/python -m pytest -m soak
 
 lint: $(STAMP) ## Format, lint, types and import layers, checked
 	.venv/bin/ruff format --check

@@ -5,16 +5,10 @@ import pathlib
 
 import brainjax
 
-# Most of the suite's time is compilation, so code is compiled fast rather than
-# well; `make test-slow` compiles it as users do.
-if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
-  os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
-  ).strip()
 brainjax.set_xla_flags()
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Many tests compile the same.
+# Most of the suite's time is compilation, and many tests compile the same.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
   pathlib.Path(__file__).parent.parent / ".cache" / "compiled"
 )
