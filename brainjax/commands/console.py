@@ -85,6 +85,20 @@ def print_scores(split: str, scores) -> None:
   make_console().print(table)
 
 
+def print_aucs(title: str, scores) -> None:
+  """Prints the AUC of several models as a table."""
+  import rich.table
+
+  from brainjax.evaluation import verdict
+
+  table = rich.table.Table(title=title)
+  table.add_column("model")
+  table.add_column("roc_auc [95 % interval]")
+  for name, score in scores.items():
+    table.add_row(name, verdict.score_text(score["roc_auc"]))
+  make_console().print(table)
+
+
 def stopped(reason: Exception) -> int:
   """Says why a command stopped; returns its exit status."""
   say(f"{reason}; the same command continues")

@@ -5,8 +5,9 @@ tumour is. If it does as well as the network, the network may have learnt the
 scanner. It is judged like the network: fitted on the training split alone.
 """
 
+import contextlib
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from sklearn import linear_model, pipeline, preprocessing
@@ -65,6 +66,33 @@ def probe_features(
   return {name: np.stack(features) for name, features in rows.items()}
 
 
+def manifest_features(
+  rows: Sequence[Mapping[str, str]], lengths: np.ndarray, train: np.ndarray
+) -> dict[str, np.ndarray]:
+  """Returns what the manifest says of scans, without a look at an image.
+
+  Args:
+    rows: Of the manifest, R of them.
+    lengths: i64[R] numbers of slices.
+    train: i64[T] rows of the training scans; what does not vary among them is
+      left out, since nothing can be learned of it.
+
+  Returns:
+    f64[R,F] of "slices", their number; "demographics", age (the median where
+    it is missing, and that it is) and sex; "source".
+  """
+  found = {
+    "slices": np.asarray(lengths, np.float64)[:, None],
+    "demographics": np.hstack([_ages(rows, train), _one_hot(rows, "sex")]),
+    "source": _one_hot(rows, "source"),
+  }
+  return {
+    name: features
+    for name, features in found.items()
+    if len(train) and np.ptp(features[train], axis=0).any()
+  }
+
+
 def probe_probabilities(
   features: np.ndarray,
   train_indices: np.ndarray,
@@ -110,6 +138,24 @@ def probe_probabilities(
   probabilities = np.zeros((len(test_indices), num_classes))
   probabilities[:, fitted_classes] = probe.predict_proba(features[test_indices])
   return probabilities
+
+
+def _ages(rows: Sequence[Mapping[str, str]], train: np.ndarray) -> np.ndarray:
+  """Returns f64[R,2] ages in years, and whether they are missing."""
+  ages = np.full(len(rows), np.nan)
+  for i, row in enumerate(rows):
+    with contextlib.suppress(ValueError):  # "", "n/a", "60-69"
+      ages[i] = float(row.get("age", ""))
+  missing = ~np.isfinite(ages)
+  known = ages[train][~missing[train]]
+  ages[missing] = np.median(known) if len(known) else 0
+  return np.stack([ages, missing], axis=1)
+
+
+def _one_hot(rows: Sequence[Mapping[str, str]], column: str) -> np.ndarray:
+  """Returns f64[R,F], a column of the manifest as 0 or 1 for each value."""
+  values = np.array([row.get(column, "").casefold() for row in rows])
+  return (values[:, None] == np.unique(values)).astype(np.float64)
 
 
 def _first_three(values: list[float] | None) -> np.ndarray:

@@ -81,12 +81,7 @@ def evaluate(workdir: pathlib.Path, split: str = "test") -> dict[str, Any]:
     row.get("patient_id_known") == "false" for row in experiment.record_set.rows
   ):
     scores["patients_known"] = False
-  try:
-    images = experiment.record_set.images()
-  except InputError as error:
-    scores |= {"probes": {}, "probes_left_out": str(error)}
-  else:
-    scores["probes"] = scoring.score_probes(experiment, images, subset)
+  scores |= scoring.score_probes(experiment, subset)
 
   scans = [
     scan

@@ -23,6 +23,7 @@ from brainjax.evaluation import (
   attention_figure,
   audited,
   augmentation_figure,
+  baselines_figure,
   claim,
   cost_figure,
   exhibits,
@@ -165,11 +166,14 @@ def _classification(
     ),
     "metric_names": verdict.METRICS,
     "headline": audited.refused_headline(run.scans, number, split)
-    or verdict.headline(scores, classes, split),
+    or verdict.headline(scores, classes, f"the {split} split"),
     "checks": [
       *verdict.checks(scores, classes, run.scans),
       *audited.checks(run, record_set),
     ],
+    "externals": _externals(run),
+    "baselines": baselines_figure.baseline_scores(run, split),
+    "baselines_exhibit": baselines_figure.baselines_exhibit(run, split),
     "forest": exhibits.forest(comparison, classes, split),
     "sheets": exhibits.sheets(run, record_set) if record_set else (),
     "attention": attention,
@@ -186,6 +190,29 @@ def _classification(
     "num_wrong": num_wrong,
     "num_scans": num_scans,
   }
+
+
+def _externals(run: run_files.Run) -> list[dict[str, Any]]:
+  """Returns what the page says of each other cohort."""
+  found = []
+  for name, scores in run.metrics.get("external", {}).items():
+    table = run_files.read_csv(run.path / f"predictions_external_{name}.csv")
+    scans = [
+      {"source": row.get("source", ""), "class": row["true_label"]}
+      for row in table
+    ]
+    classes = run.model["classes"]
+    looks = test_lock.read_looks(run.path, external=name)
+    found.append(
+      {
+        "name": name,
+        "scores": scores,
+        "headline": verdict.headline(scores, classes, f"the cohort {name}"),
+        "checks": verdict.checks(scores, classes, scans),
+        "looks": len(looks),
+      }
+    )
+  return found
 
 
 def _reconstruction(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from brainjax import records
+from brainjax import InputError
 from brainjax.evaluation import baselines
 from brainjax.metrics import classification, comparison, statistics
 from brainjax.training.experiment import Experiment
@@ -52,14 +52,27 @@ def score(
   )
 
 
-def score_probes(
-  experiment: Experiment, images: records.RecordSet, subset: np.ndarray
-) -> dict[str, dict[str, Any]]:
-  """Scores the shortcut probes like the model, on the same participants."""
-  described = np.unique(np.concatenate([experiment.subset("train"), subset]))
-  features = baselines.probe_features(images, described)
+def score_probes(experiment: Experiment, subset: np.ndarray) -> dict[str, Any]:
+  """Scores the shortcut probes like the model, on the same participants.
+
+  Returns:
+    "probes", by name; "probes_left_out", why those that need images are not
+    among them, if the images are gone.
+  """
+  train, record_set = experiment.subset("train"), experiment.record_set
+  described = np.unique(np.concatenate([train, subset]))
+  features = baselines.manifest_features(
+    [record_set.rows[i] for i in described],
+    record_set.lengths[described],
+    np.searchsorted(described, train),
+  )
+  said = {}
+  try:
+    features |= baselines.probe_features(record_set.images(), described)
+  except InputError as error:
+    said = {"probes_left_out": str(error)}
   found = probe_log_probabilities(experiment, features, described, subset)
-  return score_probe_answers(experiment, subset, found)
+  return {"probes": score_probe_answers(experiment, subset, found), **said}
 
 
 def score_probe_answers(

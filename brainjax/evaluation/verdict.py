@@ -24,7 +24,13 @@ METRICS = {
   "brier": "Brier score",
   "ece": "calibration error",
 }
-PROBES = {"histogram": "intensity histogram", "header": "image header"}
+PROBES = {
+  "histogram": "intensity histogram",
+  "header": "image header",
+  "slices": "number of slices",
+  "demographics": "age and sex",
+  "source": "source",
+}
 UNDEFINED = {"value": None, "low": None, "high": None}
 
 
@@ -68,11 +74,17 @@ def baseline(
 
 
 def headline(
-  scores: Mapping[str, Any], classes: Sequence[str], split: str
+  scores: Mapping[str, Any], classes: Sequence[str], where: str
 ) -> str:
   """Returns the sentence with the number: AUC, or balanced accuracy.
 
-  Where its interval reaches down to chance, it says that nothing is shown.
+  Where its interval reaches down to chance, it says that nothing is shown; and
+  there is no headline where a shortcut alone reaches the number.
+
+  Args:
+    scores: Metrics of one split, or of another cohort.
+    classes: Names in index order.
+    where: Whose, such as "the test split".
   """
   metrics = [main_metric(classes)]
   if len(classes) > 2:
@@ -80,15 +92,23 @@ def headline(
   numbers = " and ".join(
     f"{METRICS[metric]} {score_text(scores[metric])}" for metric in metrics
   )
+  people = "participants" if _patients_known(scores) else "images"
+  people = f"n = {scores['n']} {people}"
+  reached = _reached_by(scores, metrics[0])
+  if reached:
+    return (
+      f"No headline: on {where} {_reads(scores, metrics[0], reached)} reaches"
+      f" the model's {numbers}, {people}. What the model adds to a shortcut is"
+      " not shown."
+    )
   low = scores[metrics[0]]["low"]
   chance = baseline(scores, classes)[1][metrics[0]]
   fails = low is not None and low <= chance
   return (
-    f"On the {split} split the model"
+    f"On {where} the model"
     f"{' is not shown to tell' if fails else ' tells'}"
     f" {', '.join(classes[:-1])} and {classes[-1]} apart"
-    f"{':' if fails else ' with'} {numbers}, n = {scores['n']}"
-    f" {'participants' if _patients_known(scores) else 'images'}."
+    f"{':' if fails else ' with'} {numbers}, {people}."
   )
 
 
@@ -158,38 +178,57 @@ def _against_level(
 
 
 def _against_probes(scores: Mapping[str, Any], metric: str) -> Check:
-  probes = {
-    PROBES.get(name, name): probe[metric]
-    for name, probe in scores.get("probes", {}).items()
-    if probe.get(metric, UNDEFINED)["value"] is not None
-  }
+  probes = _probes(scores, metric)
   value, low = scores[metric]["value"], scores[metric]["low"]
   if not probes or value is None:
     text = "No shortcut could be probed, so one may explain the result."
     return Check(False, text)
-  # Without an interval, as of a perfect score, the value itself is the bound.
   bound, model = (value, "value") if low is None else (low, "interval")
   tops = {n: p["high"] or p["value"] for n, p in probes.items()}
   best = max(probes, key=lambda name: probes[name]["value"])
   widest = max(tops, key=lambda name: tops[name])
-
-  def reads(name):
-    return f"{METRICS[metric]} {score_text(probes[name])} from the {name} alone"
-
-  if probes[best]["value"] >= bound:
+  reached = _reached_by(scores, metric)
+  if reached:
     text = (
-      f"A shortcut could explain the result: {reads(best)} reaches the"
-      f" model's {model}."
+      f"A shortcut could explain the result: {_reads(scores, metric, reached)}"
+      f" reaches the model's {model}."
     )
     return Check(False, text)
   if tops[widest] >= bound:
     text = (
-      f"A shortcut is not ruled out: the interval of {reads(widest)} overlaps"
-      f" the model's {model}."
+      "A shortcut is not ruled out: the interval of"
+      f" {_reads(scores, metric, widest)} overlaps the model's {model}."
     )
     return Check(False, text)
   text = (
     "No probed shortcut explains the result: the strongest,"
-    f" {reads(best)}, stays below the model's {model}."
+    f" {_reads(scores, metric, best)}, stays below the model's {model}."
   )
   return Check(True, text)
+
+
+def _reached_by(scores: Mapping[str, Any], metric: str) -> str:
+  """Names the strongest probe, if it reaches the lower bound of the model."""
+  probes = _probes(scores, metric)
+  value, low = scores[metric]["value"], scores[metric]["low"]
+  if not probes or value is None:
+    return ""
+  best = max(probes, key=lambda name: probes[name]["value"])
+  # Without an interval, as of a perfect score, the value itself is the bound.
+  return (
+    best if probes[best]["value"] >= (value if low is None else low) else ""
+  )
+
+
+def _probes(scores: Mapping[str, Any], metric: str) -> dict[str, Any]:
+  """Returns what every probe scores, by its name in words."""
+  return {
+    str(PROBES.get(name, name)): probe[metric]
+    for name, probe in scores.get("probes", {}).items()
+    if probe.get(metric, UNDEFINED)["value"] is not None
+  }
+
+
+def _reads(scores: Mapping[str, Any], metric: str, name: str) -> str:
+  score = _probes(scores, metric)[name]
+  return f"{METRICS[metric]} {score_text(score)} from the {name} alone"

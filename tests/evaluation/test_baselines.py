@@ -213,3 +213,56 @@ def test_units_of_features_do_not_matter():
     for f in (features, features * [1e-3, 1.0, 1e3])
   ]
   np.testing.assert_allclose(*probabilities, atol=1e-6)
+
+
+def manifest_rows(ages=(), sexes=(), sources=()):
+  columns = {"age": ages, "sex": sexes, "source": sources}
+  length = max(len(values) for values in columns.values())
+  return [
+    {name: values[i] for name, values in columns.items() if values}
+    for i in range(length)
+  ]
+
+
+def test_manifest_says_age_sex_source_and_slices():
+  rows = manifest_rows(
+    ages=["60", "", "n/a", "40", "90"],
+    sexes=["F", "f", "M", "", "M"],
+    sources=["ixi", "ixi", "ucsf", "ixi", "new"],
+  )
+  lengths = np.array([5, 6, 7, 8, 9])
+  features = baselines.manifest_features(rows, lengths, np.arange(4))
+  assert features["slices"].tolist() == [[5], [6], [7], [8], [9]]
+  ages = features["demographics"][:, :2].tolist()
+  # The median of the two known ages of training scans.
+  assert ages == [[60, 0], [50, 1], [50, 1], [40, 0], [90, 0]]
+  sexes = features["demographics"][:, 2:]
+  assert sexes.sum(1).tolist() == [1] * 5
+  assert (sexes[0] == sexes[1]).all() and (sexes[2] == sexes[4]).all()
+  assert features["source"][:4].tolist() == [
+    *[[1, 0, 0]] * 2,
+    [0, 0, 1],
+    [1, 0, 0],
+  ]
+
+
+def test_manifest_features_that_do_not_vary_are_left_out():
+  rows = manifest_rows(sexes=["F", "F", "M"], sources=["ixi"] * 3)
+  features = baselines.manifest_features(
+    rows, np.array([4, 4, 5]), np.array([0, 1])
+  )
+  assert features == {}
+  assert not baselines.manifest_features(rows, np.arange(3), np.arange(0))
+
+
+def test_a_source_that_is_the_label_is_found():
+  rng = np.random.default_rng(0)
+  targets = rng.integers(2, size=160)
+  rows = manifest_rows(
+    ages=[str(a) for a in rng.integers(20, 80, size=160)],
+    sources=[["ixi", "ucsf"][target] for target in targets],
+  )
+  features = baselines.manifest_features(rows, np.full(160, 9), TRAIN)
+  assert set(features) == {"demographics", "source"}
+  assert auc(features["source"], targets) == 1
+  assert auc(features["demographics"], targets) < 0.7

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 
@@ -9,7 +10,7 @@ from sklearn import metrics as sklearn_metrics
 
 import helpers
 from brainjax import InputError
-from brainjax.evaluation import evaluate, test_lock
+from brainjax.evaluation import evaluate, external, test_lock
 from brainjax.metrics import calibration
 from brainjax.training import experiment, train, trained
 from brainjax.training import runner as runner_lib
@@ -171,6 +172,52 @@ def test_calibration_is_of_the_step_it_was_fitted_to(workdir, scores):
   facts = trained.read_model_file(workdir)
   assert trained.calibration_of(facts, scores["step"]) == facts["calibration"]
   assert trained.calibration_of(facts, scores["step"] + 1) is None
+
+
+def test_another_cohort_is_scored_like_the_test_split(
+  workdir, scores, tmp_path
+):
+  run = experiment.open_run(workdir)
+  scans = [run.record_set[int(i)] for i in run.scored("test")]
+  renamed = [
+    dataclasses.replace(
+      scan,
+      participant_id=f"x-{scan.participant_id}",
+      group_id=f"x-{scan.group_id}",
+      label={"normal": "normal", "glioma": "meningioma"}[scan.label],
+    )
+    for scan in scans
+  ]
+  unknown = dataclasses.replace(renamed[0], participant_id="y", label="")
+  folder = tmp_path / "site B" / "records"
+  helpers.write_records(folder, [unknown, *renamed])
+  before = json.loads((workdir / "metrics.json").read_text())
+  name, found = external.evaluate_external(workdir, folder)
+  assert name == "site-B"
+  own = [r for r in read(workdir / "predictions.csv") if r["split"] == "test"]
+  rows = read(workdir / "predictions_external_site-B.csv")
+  for row, expected in zip(rows, own, strict=True):
+    assert row["participant_id"] == f"x-{expected['participant_id']}"
+    for column in ("true_label", "predicted_label"):
+      assert row[column] == expected[column]
+    assert float(row["proba_tumour"]) == pytest.approx(
+      float(expected["proba_tumour"]), abs=1e-5
+    )
+  for metric in ("roc_auc", "accuracy", "ece"):
+    value = scores[metric]["value"]
+    assert found[metric]["value"] == pytest.approx(value, abs=1e-5)
+  point = found["calibration"]["operating_point"]["sensitivity"]["value"]
+  expected = scores["calibration"]["operating_point"]["sensitivity"]["value"]
+  assert point == expected
+  assert found["unlabelled_scans"] == 1
+  assert found["probes"]["histogram"]["n"] == found["n"] == scores["n"]
+  written = json.loads((workdir / "metrics.json").read_text())
+  assert written.pop("external")["site-B"] == json.loads(json.dumps(found))
+  assert written == before
+  assert len(test_lock.read_looks(workdir, external="site-B")) == 1
+  helpers.write_records(folder, renamed)
+  with pytest.raises(InputError, match="other records of the name 'site-B'"):
+    external.evaluate_external(workdir, folder)
 
 
 def test_probes_find_the_brightness_and_not_the_header(scores):

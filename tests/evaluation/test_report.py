@@ -12,10 +12,12 @@ from tiny_run import SCREENING, TYPING, write_workdir
 
 from brainjax import InputError, records
 from brainjax.evaluation import (
+  baselines_figure,
   figures,
   reliability_figure,
   report,
   run_files,
+  test_lock,
 )
 
 SECTIONS = "verdict input scores mistakes methods learning reproduce".split()
@@ -357,3 +359,62 @@ def test_reliability_says_what_came_true(tmp_path):
   said = re.findall(r"(\d+) of (\d+) where", exhibit.alt)
   assert sum(int(true) for true, _ in said) == right
   assert sum(int(rows) for _, rows in said) == len(people)
+
+
+def test_another_cohort_has_its_own_section(tmp_path):
+  workdir = write_workdir(tmp_path / "run")
+  path = workdir / "metrics.json"
+  metrics = json.loads(path.read_text())
+  metrics["external"] = {
+    "site-B": metrics["test"]
+    | {
+      "roc_auc": {"value": 0.7, "low": 0.56, "high": 0.8},
+      "records": "/data/site B",
+    }
+  }
+  path.write_text(json.dumps(metrics))
+  rows = run_files.read_csv(workdir / "predictions.csv")
+  file = workdir / "predictions_external_site-B.csv"
+  records.write_csv(file, list(rows[0]), rows)
+  test_lock.note_look(workdir, {"external": "site-B"})
+  text = read(report.write_report([workdir]))
+  assert (
+    "On another cohort: site-B On the cohort site-B the model tells" in text
+  )
+  assert "AUC 0.70 [0.56, 0.80], n = 8" in text
+  assert "Records of /data/site B" in text and "Looked at 1 time." in text
+  assert "The test split of this run has not been looked at." in text
+
+
+@pytest.mark.parametrize("classes", [SCREENING, TYPING])
+def test_comparators_have_a_picture_and_a_table(tmp_path, classes):
+  workdir = write_workdir(tmp_path / "run", classes=classes)
+  path = workdir / "metrics.json"
+  metrics = json.loads(path.read_text())
+  metrics["test"]["step"] = 3
+  names = [f"{c}, {k} features" for c in ("SVM", "LDA") for k in "ab"]
+  metrics["baselines"] = {
+    "test": {"step": 3, "scores": {n: metrics["test"] for n in names}}
+  }
+  path.write_text(json.dumps(metrics))
+  people = run_files.read_csv(workdir / "predictions_participant.csv")
+  rows = [{"model": name, **row} for name in names for row in people]
+  records.write_csv(workdir / "baselines_test.csv", list(rows[0]), rows)
+  page = report.write_report([workdir])
+  assert "LDA, b features 0.87 [0.78, 0.94] 0.80 [0.70, 0.90]" in read(page)
+  said = alts(page)["roc_baselines.png"]
+  assert said.count("0.87 [0.78, 0.94]") == 5
+  exhibit = baselines_figure.baselines_exhibit(
+    run_files.read_run(workdir), "test"
+  )
+  panels = [axes for sub in exhibit.figure.subfigs for axes in sub.axes]
+  assert [axes.get_title() for axes in panels] == [
+    f"{kind} features (n = {len(people)})" for kind in "ab"
+  ]
+  # The same predictions give the same curve as the run's.
+  for axes in panels:
+    chance, *lines = (line.get_ydata() for line in axes.lines)
+    assert all((line == lines[-1]).all() for line in lines)
+  metrics["test"]["step"] = 4  # trained on since
+  path.write_text(json.dumps(metrics))
+  assert "roc_baselines.png" not in alts(report.write_report([workdir]))

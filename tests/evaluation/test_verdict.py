@@ -47,7 +47,7 @@ def test_score_text(values, text):
 
 def test_headline_of_screening_is_the_auc():
   scores = screening((0.87, 0.78, 0.94))
-  assert verdict.headline(scores, SCREENING, "test") == (
+  assert verdict.headline(scores, SCREENING, "the test split") == (
     "On the test split the model tells normal and tumour apart with"
     " AUC 0.87 [0.78, 0.94], n = 40 participants."
   )
@@ -57,7 +57,7 @@ def test_images_of_nobody_knows_whom_are_no_participants():
   scores = screening((0.87, 0.78, 0.94), histogram=(0.6, 0.5, 0.7))
   assert all(stands for stands, _ in sentences(scores))
   scores["patients_known"] = False
-  assert verdict.headline(scores, SCREENING, "test").endswith("n = 40 images.")
+  assert verdict.headline(scores, SCREENING, "the test split").endswith("n = 40 images.")
   stands, text = sentences(scores)[0]
   assert not stands and text.startswith("Nobody knows which images show one")
 
@@ -65,10 +65,21 @@ def test_images_of_nobody_knows_whom_are_no_participants():
 @pytest.mark.parametrize("low", [0.5, 0.31])
 def test_headline_claims_nothing_that_chance_could_do(low):
   scores = screening((0.62, low, 0.83))
-  assert verdict.headline(scores, SCREENING, "test") == (
+  assert verdict.headline(scores, SCREENING, "the test split") == (
     "On the test split the model is not shown to tell normal and tumour apart:"
     f" AUC 0.62 [{low:.2f}, 0.83], n = 40 participants."
   )
+
+
+def test_no_headline_that_a_shortcut_reaches():
+  scores = screening((0.87, 0.78, 0.94), header=(0.78, 0.7, 0.85))
+  assert verdict.headline(scores, SCREENING, "the cohort B") == (
+    "No headline: on the cohort B AUC 0.78 [0.70, 0.85] from the image header"
+    " alone reaches the model's AUC 0.87 [0.78, 0.94], n = 40 participants."
+    " What the model adds to a shortcut is not shown."
+  )
+  scores = screening((0.87, 0.78, 0.94), header=(0.77, 0.7, 0.99))
+  assert "tells normal" in verdict.headline(scores, SCREENING, "the test split")
 
 
 def test_typing_stands_beside_the_largest_class():
@@ -80,7 +91,7 @@ def test_typing_stands_beside_the_largest_class():
     "confusion_matrix": [[10, 0, 0], [4, 16, 0], [5, 5, 0]],
     "probes": {"header": {"balanced_accuracy": score(0.3, 0.2, 0.4)}},
   }
-  assert verdict.headline(scores, TYPING, "validation") == (
+  assert verdict.headline(scores, TYPING, "the validation split") == (
     "On the validation split the model tells glioma, meningioma and pituitary"
     " apart with balanced accuracy 0.50 [0.34, 0.66] and accuracy 0.60 [0.50,"
     " 0.70], n = 40 participants."
