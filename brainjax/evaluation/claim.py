@@ -131,7 +131,7 @@ def items(
     37: "Section “Where it is wrong”.",
     41: "The configuration and the command, at the end of this page.",
   }
-  external = sorted(s for s in run.metrics if s.startswith("external"))
+  external = sorted(run.metrics.get("external", {}))
   if external:
     answers[32] = f"Scored on {', '.join(external)}."
   return [

@@ -57,7 +57,9 @@ def test_images_of_nobody_knows_whom_are_no_participants():
   scores = screening((0.87, 0.78, 0.94), histogram=(0.6, 0.5, 0.7))
   assert all(stands for stands, _ in sentences(scores))
   scores["patients_known"] = False
-  assert verdict.headline(scores, SCREENING, "the test split").endswith("n = 40 images.")
+  assert verdict.headline(scores, SCREENING, "the test split").endswith(
+    "n = 40 images."
+  )
   stands, text = sentences(scores)[0]
   assert not stands and text.startswith("Nobody knows which images show one")
 
