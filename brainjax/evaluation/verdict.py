@@ -94,16 +94,16 @@ def headline(
   )
   people = "participants" if _patients_known(scores) else "images"
   people = f"n = {scores['n']} {people}"
+  low = scores[metrics[0]]["low"]
+  chance = baseline(scores, classes)[1][metrics[0]]
+  fails = low is not None and low <= chance
   reached = _reached_by(scores, metrics[0])
-  if reached:
+  if reached and not fails:
     return (
       f"No headline: on {where} {_reads(scores, metrics[0], reached)} reaches"
       f" the model's {numbers}, {people}. What the model adds to a shortcut is"
       " not shown."
     )
-  low = scores[metrics[0]]["low"]
-  chance = baseline(scores, classes)[1][metrics[0]]
-  fails = low is not None and low <= chance
   return (
     f"On {where} the model"
     f"{' is not shown to tell' if fails else ' tells'}"

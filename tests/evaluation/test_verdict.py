@@ -80,6 +80,10 @@ def test_no_headline_that_a_shortcut_reaches():
     " alone reaches the model's AUC 0.87 [0.78, 0.94], n = 40 participants."
     " What the model adds to a shortcut is not shown."
   )
+  # What chance could do needs no shortcut to be refused.
+  scores = screening((0.6, 0.4, 0.8), header=(0.5, 0.4, 0.6))
+  said = verdict.headline(scores, SCREENING, "the cohort B")
+  assert "the model is not shown to tell" in said
   scores = screening((0.87, 0.78, 0.94), header=(0.77, 0.7, 0.99))
   assert "tells normal" in verdict.headline(scores, SCREENING, "the test split")
 
