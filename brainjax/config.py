@@ -160,8 +160,21 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   preparation.plane = "axial"  # "axial" | "coronal" | "sagittal"
   preparation.height = 128  # pixels
   preparation.width = 128  # pixels
-  preparation.crop = "brain"  # "brain" | "none"
+  preparation.pixel_mm = 0.0  # side of a pixel; 0 = what the crop needs
+  preparation.crop = "brain"  # "brain" | "region" | "none"
   preparation.margin_mm = 5.0  # kept around the brain, millimetres
+  # Of crop="region", the source paper's search; where it finds nothing, and in
+  # 2-D images, the crop is "brain".
+  preparation.region = ml_collections.ConfigDict()
+  preparation.region.margin = 0.25  # kept around it, fraction of its side
+  preparation.region.relative = True  # thresholds: to the largest z-score
+  preparation.region.flair = 0.7  # threshold of a slice of FLAIR
+  preparation.region.t2 = 0.7  # of T2
+  preparation.region.t1c = 0.9  # of T1 with contrast agent
+  preparation.region.solidity = 0.7  # of an object, its share of its hull
+  preparation.region.area_mm2 = 500.0  # of an object, square millimetres
+  preparation.region.length_mm = 35.0  # of an object, and of the crop
+  preparation.region.overlap_mm2 = 20.0  # bright in FLAIR and T2 as well
   preparation.slices = "uniform"  # "all" | "uniform" | "every"
   preparation.num_slices = 24  # of "uniform", equally spaced
   preparation.every_mm = 5.0  # of "every", millimetres
@@ -171,6 +184,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   config.data = data = ml_collections.ConfigDict()
   data.records = ""  # folder that `brainjax prepare` wrote
+  # "zscore", of each scan alone; "nyul" and "percentile" move landmarks of its
+  # brain to a standard scale, fitted on the training scans
+  data.intensity = "zscore"  # of images; the others only to classify
   # "natural": each scan once an epoch; "class": all classes as often, counted
   # by participants; "source": all pairs of a source and a class as often
   data.sampling = "natural"  # of training scans

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 
 from brainjax import InputError, records
 from brainjax.cohort.loose import manifest_of_files
@@ -88,7 +87,7 @@ def predict(
   provenance = _provenance(runs)
   # A column that the manifest lacks is a modality that all its scans lack.
   manifest = dataclasses.replace(manifest, modalities=modalities)
-  section = ml_collections.ConfigDict(facts["preparation"])
+  section = trained.preparation_of(facts)
 
   scans = list(zip(_file_names(manifest.rows), manifest.rows, strict=True))
   predictions, warnings, rejected = [], [], []

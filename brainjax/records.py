@@ -37,6 +37,9 @@ ZERO_CODES = {
   np.dtype(np.int16): 0,
   np.dtype(np.float32): 0,  # features, which have no codes
 }
+# Codes that no intensity has: a batch may mark the background with them, as
+# the brain has pixels of `zero_code` too.
+BACKGROUND_CODES = {np.dtype(np.uint8): 255, np.dtype(np.int16): -(2**15)}
 _ARRAYS = {
   "slices": None,
   "positions_mm": np.float32,
@@ -44,6 +47,7 @@ _ARRAYS = {
   "brain_mask": np.uint8,
   "landmarks": np.float32,
 }
+_OPTIONAL_ARRAYS = {"mask": np.uint8, "moments": np.float32}
 _SAFETENSORS_DTYPES = {"U8": np.uint8, "I16": np.int16, "F32": np.float32}
 _TEXT = ("participant_id", "session_id", "group_id", "label")
 
@@ -72,6 +76,9 @@ class Record:
     geometry: How a pixel maps back to the scanner file; see
       `preparation/slices.py`.
     mask: u8[S,H,ceil(W/8)] bits of the tumour, or None.
+    moments: f32[C,2] mean and standard deviation of the brain's intensity, in
+      the scanner file's units; what z-scores were made with. None in records
+      of before they were kept.
   """
 
   slices: np.ndarray
@@ -87,6 +94,7 @@ class Record:
   label: str
   geometry: dict[str, Any]
   mask: np.ndarray | None = None
+  moments: np.ndarray | None = None
 
   def __post_init__(self):
     num_slices, height, width, num_channels = self.slices.shape
@@ -101,6 +109,8 @@ class Record:
     }
     if self.mask is not None:
       expected["mask"] = bits
+    if self.moments is not None:
+      expected["moments"] = (num_channels, 2)
     for name, shape in expected.items():
       if getattr(self, name).shape != shape:
         raise ValueError(
@@ -123,6 +133,24 @@ class Record:
     codes = self.slices.astype(np.float32) - self.zero_code
     return codes * np.float32(self.scale)
 
+  def z_landmarks(self) -> np.ndarray:
+    """Returns f32[C,11] landmarks as z-scores, 0 for an absent modality.
+
+    Raises:
+      InputError: The record is of before its moments were kept.
+    """
+    if self.moments is None:
+      raise InputError(
+        f"record of {self.participant_id}: it keeps no mean and deviation of"
+        " its intensities; run `brainjax prepare` again, into another folder"
+      )
+    mean, deviation = self.moments.astype(np.float64).T
+    there = self.present.astype(bool) & (deviation > 0)
+    z = (self.landmarks - mean[:, None]) / np.where(there, deviation, 1)[
+      :, None
+    ]
+    return np.where(there[:, None], z, 0).astype(np.float32)
+
 
 def encode(record: Record) -> bytes:
   """Returns the record as safetensors bytes."""
@@ -130,8 +158,9 @@ def encode(record: Record) -> bytes:
     name: np.ascontiguousarray(getattr(record, name), dtype)
     for name, dtype in _ARRAYS.items()
   }
-  if record.mask is not None:
-    arrays["mask"] = np.ascontiguousarray(record.mask, np.uint8)
+  for name, dtype in _OPTIONAL_ARRAYS.items():
+    if getattr(record, name) is not None:
+      arrays[name] = np.ascontiguousarray(getattr(record, name), dtype)
   facts = {name: getattr(record, name) for name in _TEXT}
   facts |= {
     "schema_version": SCHEMA_VERSION,

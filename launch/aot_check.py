@@ -33,6 +33,11 @@ class Records:
   dtype: object
   num_features: None = None
 
+  @property
+  def index(self) -> dict[str, list[str]]:
+    """Names of the modalities."""
+    return {"modalities": [f"{c}" for c in range(self.slice_shape[-1])]}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints the table and returns the exit status."""
@@ -115,6 +120,7 @@ def make_experiment(config, mesh, slice_shape, length: int, scans: int | None):
     balance,
     config_checks,
     experiment,
+    intensity,
     rates,
     sharding,
   )
@@ -155,15 +161,21 @@ def make_experiment(config, mesh, slice_shape, length: int, scans: int | None):
   )
   config_checks.check_chunks(config, shape.slices)
   dtype = {"u8": np.dtype(np.uint8), "i16": np.dtype(np.int16)}
+  records = Records(slice_shape, dtype[config.preparation.dtype])
+  percentiles = intensity.PERCENTILES[config.data.intensity]
+  # Of any scale; what it is made of is compiled in, and costs the same.
+  values = dict.fromkeys(records.index["modalities"], percentiles)
+  scale = {"percentiles": percentiles, "values": values}
   made = experiment.Experiment(
     config,
     pathlib.Path(),
-    Records(slice_shape, dtype[config.preparation.dtype]),
+    records,
     classes,
     rows,
     np.arange(scans) % len(classes),
     shape,
     sampling,
+    scale if percentiles else None,
   )
   try:
     shapes = made.variable_shapes
@@ -190,6 +202,7 @@ def lower_step(experiment, mesh):
     shape,
     slice_shape=records.slice_shape,
     dtype=records.dtype,
+    landmarks=settings.standard is not None,
   )
   packs, slices = sharding.over_packs(mesh), sharding.over_slices(mesh)
   batch = {

@@ -72,6 +72,7 @@ def run(tmp_path_factory):
     folder / "records",
     "mesh.devices=8",
     "data.scans_per_step=8",
+    "data.intensity=nyul",
     "eval.resamples=20",
   )
   whole = folder / "whole"
@@ -372,7 +373,10 @@ def run_of_two(run, tmp_path_factory):
   variables["params"]["encoder"]["conv0"]["kernel"] = np.float32(
     rng.normal(0, 0.3, (*kernel.shape[:2], 2, kernel.shape[3]))
   )
-  reference = original.facts["reference"]
+  reference, scale = (
+    original.facts[name] for name in ("reference", "intensity")
+  )
+  values = scale["values"]["t1"]
   ranges = {
     name.replace("t1", modality): range_
     for name, range_ in reference["ranges"].items()
@@ -385,6 +389,7 @@ def run_of_two(run, tmp_path_factory):
     modalities=("t1c", "flair"),
     slice_shape=(16, 16, 2),
     reference=reference | {"ranges": ranges},
+    intensity=scale | {"values": dict.fromkeys(("t1c", "flair"), values)},
   )
   return dataclasses.replace(run, workdir=workdir)
 

@@ -38,7 +38,7 @@ def read_manifests(
     for row in given.rows:
       files = {
         name: ";".join(map(str, manifest.image_files(given, row, name)))
-        for name in row.keys() & {*given.modalities, "mask"}
+        for name in row.keys() & {*given.modalities, *manifest.MASKS}
       }
       row = row | files
       if len(paths) > 1:

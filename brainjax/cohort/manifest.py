@@ -4,10 +4,10 @@ Required columns are `participant_id`, `label` (empty = unknown) and at least
 one image column named after its modality. An image cell is a NIfTI file, a
 folder with a DICOM series, or several 2-D files joined by `;` in slice order,
 relative to the manifest; `#` names one volume of several, see `selectors.py`.
-Optional are `session_id`, `group_id` (the
-unit that never straddles a split), `mask` (of the tumour), `source`, `site`,
-`scanner`, `age`, `sex`, `spacing_mm`, `split` and `fold`; any other column is
-kept.
+Optional are `session_id`, `group_id` (the unit that never straddles a split),
+`mask` (of the tumour), `brain_mask` (from a tool such as SynthStrip or HD-BET,
+on the grid of the first image), `source`, `site`, `scanner`, `age`, `sex`,
+`spacing_mm`, `split` and `fold`; any other column is kept.
 
 `spacing_mm` is for NIfTI files whose header lies about the voxels: three
 millimetres joined by `;`, as in "0.86;0.86;5.5", along the axes of the file's
@@ -28,7 +28,8 @@ from brainjax.cohort import splits
 from brainjax.cohort.selectors import split_selector
 
 MODALITIES = ("t1", "t1c", "t2", "flair", "pd", "swi", "dwi", "adc")
-_FILES = (*MODALITIES, "mask")
+MASKS = ("mask", "brain_mask")
+_FILES = (*MODALITIES, *MASKS)
 # (of, column, how to mend): within one `of`, `column` holds one value.
 _CONSTANT = (
   ("participant_id", "label", "a participant has one label"),
@@ -110,7 +111,7 @@ def write_manifest(
 
   Args:
     path: The file.
-    rows: A dict a scan. Absolute paths in the image columns and in `mask`
+    rows: A dict a scan. Absolute paths in the columns of images and masks
       become relative to the manifest's folder; relative ones stay.
     columns: The columns, in order; a row may lack some, and has no others.
     relative_to: The manifest's folder, if it is written elsewhere first.
@@ -130,7 +131,7 @@ def write_manifest(
 def image_files(
   manifest: Manifest, row: Mapping[str, str], modality: str
 ) -> tuple[pathlib.Path, ...]:
-  """Returns the files of one image cell, or of `mask`, in slice order.
+  """Returns the files of one image cell, or of a mask, in slice order.
 
   Nothing is returned for an empty cell or a column the manifest lacks.
   """

@@ -22,6 +22,18 @@ def add(verbs) -> None:
     default=len(os.sched_getaffinity(0)),
     help="processes (default: one a core, %(default)s)",
   )
+  parser.add_argument(
+    "--dask",
+    default="",
+    metavar="ADDRESS",
+    help="of a Dask scheduler, e.g. tcp://host:8786, whose workers prepare"
+    " instead; they see the scans and the folder under the same paths",
+  )
+  parser.add_argument(
+    "--dry-run",
+    action="store_true",
+    help="say what would be prepared, and why; write nothing",
+  )
   parsing.add_config(parser, required=False)
 
 
@@ -32,11 +44,14 @@ def run(args) -> None:
   config = parsing.config_of(args)
   if args.workers < 1:
     raise InputError(f"--workers={args.workers}: at least 1")
+  if args.dry_run:
+    return _say_forecast(args, config)
   summary = prepare.prepare(
     args.manifest,
     args.out,
     config.preparation,
     num_workers=args.workers,
+    cluster=args.dask,
     progress=console.progress("preparing"),
     say=console.say,
   )
@@ -50,6 +65,29 @@ def run(args) -> None:
   )
   console.say(summary.text)
   console.say(f"look at some of them: {_write_contact_sheet(args.out)}")
+
+
+def _say_forecast(args, config) -> None:
+  """Says what would be prepared, by reason, and some of the scans."""
+  from brainjax.preparation import prepare
+
+  found = prepare.forecast(
+    args.manifest,
+    args.out,
+    config.preparation,
+    num_workers=args.workers,
+    progress=console.progress("comparing"),
+  )
+  for change in found.changes:
+    console.say(change)
+  for person, session, why in found.redone[: console.MOST_LINES]:
+    console.say(f"{person} {session}".rstrip() + f": {why}")
+  if len(found.redone) > console.MOST_LINES:
+    console.say(f"... and {len(found.redone) - console.MOST_LINES} more")
+  console.say(
+    f"would prepare {len(found.redone)} scans and keep {found.num_kept};"
+    " nothing was written"
+  )
 
 
 def _write_contact_sheet(out: pathlib.Path) -> pathlib.Path:

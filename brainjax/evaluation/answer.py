@@ -24,7 +24,7 @@ from brainjax.input import packing, plan
 from brainjax.metrics import calibration
 from brainjax.models.classifier import Classifier
 from brainjax.records import Record
-from brainjax.training import step
+from brainjax.training import intensity, standardise, step
 from brainjax.training.trained import Trained
 
 _SLOTS = 8  # slices are padded to a multiple, so that few shapes are compiled
@@ -55,20 +55,29 @@ def answer_scan(models: Sequence[Trained], record: Record) -> Answer:
   """Asks models of the same classes and preparation about a scan."""
   length = len(record.slices)
   slots = -(-length // _SLOTS) * _SLOTS
-  batch = packing.pack_batch(
-    np.zeros((1, 1), np.int32),
-    lambda _: record,
-    np.array([-1], np.int32),
-    plan.PackShape(1, slots, 1, slots, 1),
-    slice_shape=record.slices.shape[1:],
-    dtype=record.slices.dtype,
-  )
-  outputs = [
-    leave_one_out(
-      model.variables, batch, model=model.model, zero_code=record.zero_code
+
+  def ask(model: Trained) -> jax.Array:
+    scale = model.facts["intensity"]
+    batch = packing.pack_batch(
+      np.zeros((1, 1), np.int32),
+      lambda _: record,
+      np.array([-1], np.int32),
+      plan.PackShape(1, slots, 1, slots, 1),
+      slice_shape=record.slices.shape[1:],
+      dtype=record.slices.dtype,
+      landmarks=scale is not None,
     )
-    for model in models
-  ]
+    return leave_one_out(
+      model.variables,
+      batch,
+      model=model.model,
+      zero_code=record.zero_code,
+      standard=intensity.standard_of(
+        scale, model.facts["modalities"], record.slices.dtype
+      ),
+    )
+
+  outputs = [ask(model) for model in models]
   log_probabilities = np.array(jax.device_get(outputs), np.float64)[
     :, : length + 1
   ]
@@ -113,13 +122,14 @@ def _called(
   return called, threshold
 
 
-@functools.partial(jax.jit, static_argnames=("model", "zero_code"))
+@functools.partial(jax.jit, static_argnames=("model", "zero_code", "standard"))
 def leave_one_out(
   variables: Mapping[str, Any],
   batch: step.Batch,
   *,
   model: Classifier,
   zero_code: int,
+  standard: standardise.Standard | None = None,
 ) -> jax.Array:
   """Classifies a scan with all its slices, and with each one left out.
 
@@ -128,6 +138,7 @@ def leave_one_out(
     batch: One pack of one scan; see `packing.pack_batch`.
     model: The classifier. Static.
     zero_code: Code whose value is 0. Static.
+    standard: Scale of the intensities; None for z-scores. Static.
 
   Returns:
     f32[N+1,K] log-probabilities: with all slices, then without slot 0, 1, ...
@@ -135,7 +146,7 @@ def leave_one_out(
   valid = batch["owner"][0] == 0
   z: Any = model.apply(
     variables,
-    step.dequantise(batch, zero_code)[0],
+    step.dequantise(batch, zero_code, standard)[0],
     valid,
     packs=1,
     train=False,

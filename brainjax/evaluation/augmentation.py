@@ -36,7 +36,7 @@ def write_draws(experiment: Experiment) -> None:
 
   @functools.partial(jax.jit, static_argnums=1)
   def vary(batch, varied, key, middle):
-    slices = step.dequantise(batch, settings.zero_code)
+    slices = step.dequantise(batch, settings.zero_code, settings.standard)
     if varied:
       slices = augment.vary_batch(slices, batch, key, ranges)
     return slices[0, middle]
@@ -53,6 +53,7 @@ def write_draws(experiment: Experiment) -> None:
       shape,
       slice_shape=experiment.record_set.slice_shape,
       dtype=experiment.record_set.dtype,
+      landmarks=settings.standard is not None,
     )
     middle = experiment.record_set.lengths[index] // 2
     shown = [vary(batch, False, root, middle)]

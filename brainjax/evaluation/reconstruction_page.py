@@ -138,4 +138,5 @@ def _side_by_side(record: Record, drawn: Sequence[np.ndarray]) -> Record:
     slices=np.stack(channels, axis=-1),
     present=np.ones(len(channels), np.uint8),
     landmarks=np.repeat(record.landmarks[[channel]], len(channels), axis=0),
+    moments=None,
   )

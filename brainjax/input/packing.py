@@ -6,7 +6,12 @@ from collections.abc import Callable
 import numpy as np
 
 from brainjax.input.plan import PackShape
-from brainjax.records import ZERO_CODES, Record
+from brainjax.records import (
+  BACKGROUND_CODES,
+  ZERO_CODES,
+  Record,
+  unpack_bits,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +23,18 @@ class StoredScan:
     scale: As in its record.
     positions_mm: As in its record.
     present: As in its record.
+    landmarks: f32[C,11] as of `Record.z_landmarks`; None if not asked for.
   """
 
   slices: np.ndarray
   scale: float
   positions_mm: np.ndarray
   present: np.ndarray
+  landmarks: np.ndarray | None = None
+
+  def z_landmarks(self) -> np.ndarray | None:
+    """Returns the landmarks."""
+    return self.landmarks
 
 
 def pack_batch(
@@ -35,6 +46,7 @@ def pack_batch(
   slice_shape: tuple[int, int, int],
   dtype: np.dtype,
   filler_row: int | None = None,
+  landmarks: bool = False,
 ) -> dict[str, np.ndarray]:
   """Reads the scans of a step and lays their slices end to end.
 
@@ -46,6 +58,7 @@ def pack_batch(
     slice_shape: (H, W, C).
     dtype: Of the slices: u8, i16, or f32 of features.
     filler_row: Of stored scans, the row of the store that filler takes.
+    landmarks: For intensities that are standardised on the device.
 
   Returns:
     slices: u8|i16[G,N,H,W,C] codes, or f32[G,N,1,1,D] features; filler is
@@ -62,6 +75,9 @@ def pack_batch(
       B, for filler.
     present: u8[G,B+1,C], 1 where the modality was there; 0 for no scan and
       filler. Only if there are several channels, and not of features.
+    landmarks: f32[G,B+1,C,11], see `Record.z_landmarks`; 0 for no scan and
+      filler. Only if asked for; the background of `slices` is then marked by
+      a code of its own, see `marked_slices`.
 
   Raises:
     ValueError: A scan does not fit.
@@ -69,12 +85,12 @@ def pack_batch(
   num_packs, num_rows = rows.shape
   slots = (num_packs, shape.slices)
   filler = ZERO_CODES[np.dtype(dtype)]
-  slices = np.empty((*slots, *slice_shape), dtype)
+  store = np.empty((*slots, *slice_shape), dtype)
   if filler_row is not None:
     filler = filler_row
-    slices = np.empty(slots, np.int32)
+    store = np.empty(slots, np.int32)
   batch = {
-    "slices": slices,
+    "slices": store,
     "owner": np.full(slots, num_rows, np.int32),
     "position": np.tile(
       np.arange(shape.slices, dtype=np.int32) + shape.longest, (num_packs, 1)
@@ -90,6 +106,10 @@ def pack_batch(
   masked = channels > 1 and np.dtype(dtype) != np.float32
   if masked:
     batch["present"] = np.zeros((num_packs, num_rows + 1, channels), np.uint8)
+  if landmarks:
+    batch["landmarks"] = np.zeros(
+      (num_packs, num_rows + 1, channels, 11), np.float32
+    )
   for pack, scans in enumerate(rows.tolist()):
     end = 0
     for row, record_index in enumerate(scans):
@@ -106,7 +126,10 @@ def pack_batch(
           f" at most {shape.longest}, and {start} of the pack's {shape.slices}"
           " are taken"
         )
-      batch["slices"][pack, start:end] = record.slices
+      slices = record.slices
+      if landmarks and isinstance(record, Record):
+        slices = marked_slices(record)  # those of a store are marked already
+      batch["slices"][pack, start:end] = slices
       batch["owner"][pack, start:end] = row
       batch["position"][pack, start:end] = np.arange(length)
       batch["positions_mm"][pack, start:end] = record.positions_mm
@@ -115,5 +138,14 @@ def pack_batch(
       batch["scale"][pack, row] = record.scale
       if masked:
         batch["present"][pack, row] = record.present
+      if landmarks:
+        batch["landmarks"][pack, row] = record.z_landmarks()
     batch["slices"][pack, end:] = filler
   return batch
+
+
+def marked_slices(record: Record) -> np.ndarray:
+  """Returns u8|i16[S,H,W,C] slices, the background of `BACKGROUND_CODES`."""
+  brain = unpack_bits(record.brain_mask, record.slices.shape[2])
+  code = record.slices.dtype.type(BACKGROUND_CODES[record.slices.dtype])
+  return np.where(brain[..., None], record.slices, code)

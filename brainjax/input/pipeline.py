@@ -65,6 +65,7 @@ def training_batches(
   read_threads: int,
   prefetch_steps: int,
   put: Put,
+  landmarks: bool = False,
 ) -> grain.DatasetIterator[Any]:
   """Yields the batches of steps `first_step` to `num_steps - 1`.
 
@@ -82,8 +83,9 @@ def training_batches(
     read_threads: Batches being read at a time, a thread each.
     prefetch_steps: Batches kept ready besides.
     put: The one crossing: host batch to device batch. Threads call it.
+    landmarks: As of `packing.pack_batch`.
   """
-  load = _loader(rows_of, record_set, labels, shape, put)
+  load = _loader(rows_of, record_set, labels, shape, put, landmarks)
   steps = range(first_step, num_steps)
   return read_ahead(steps, load, read_threads, prefetch_steps)
 
@@ -109,6 +111,7 @@ def evaluation_batches(
   read_threads: int,
   prefetch_steps: int,
   put: Put,
+  landmarks: bool = False,
 ) -> grain.DatasetIterator[Any]:
   """Yields every scan of `subset` once; none, if it is empty.
 
@@ -121,10 +124,11 @@ def evaluation_batches(
     read_threads: Batches being read at a time, a thread each.
     prefetch_steps: Batches kept ready besides.
     put: The one crossing: host batch to device batch. Threads call it.
+    landmarks: As of `packing.pack_batch`.
   """
   plan = plan_lib.evaluation_plan(record_set.lengths[subset], shape)
   rows = _record_indices(plan, subset)[:, packs]
-  load = _loader(rows.__getitem__, record_set, labels, shape, put)
+  load = _loader(rows.__getitem__, record_set, labels, shape, put, landmarks)
   return read_ahead(range(len(rows)), load, read_threads, prefetch_steps)
 
 
@@ -139,6 +143,7 @@ def _loader(
   labels: np.ndarray,
   shape: plan_lib.PackShape,
   put: Put,
+  landmarks: bool,
 ) -> Callable[[int], Any]:
   def load(step: int) -> Any:
     batch = packing.pack_batch(
@@ -148,6 +153,7 @@ def _loader(
       shape,
       slice_shape=record_set.slice_shape,
       dtype=record_set.dtype,
+      landmarks=landmarks,
     )
     return put(batch)
 

@@ -111,6 +111,7 @@ def load(
   *,
   multiple_of: int,
   read_threads: int,
+  landmarks: bool = False,
 ) -> tuple[np.ndarray, dict[int, packing.StoredScan]]:
   """Reads all slices of a subset; host memory holds them once, for a while.
 
@@ -119,6 +120,7 @@ def load(
     subset: i64[T] record indices.
     multiple_of: What the number of rows is rounded up to.
     read_threads: Scans read at a time.
+    landmarks: As of `packing.pack_batch`.
 
   Returns:
     u8|i16|f32[R,H,W,C] slices, scan after scan, then at least one of zeros,
@@ -133,12 +135,15 @@ def load(
   def read(place: int) -> packing.StoredScan:
     record = record_set[int(subset[place])]
     start, end = int(ends[place] - lengths[place]), int(ends[place])
-    rows[start:end] = record.slices
+    rows[start:end] = (
+      packing.marked_slices(record) if landmarks else record.slices
+    )
     return packing.StoredScan(
       slices=np.arange(start, end, dtype=np.int32),
       scale=record.scale,
       positions_mm=record.positions_mm,
       present=record.present,
+      landmarks=record.z_landmarks() if landmarks else None,
     )
 
   with concurrent.futures.ThreadPoolExecutor(read_threads) as pool:
@@ -159,6 +164,7 @@ def training_batches(
   num_steps: int,
   prefetch_steps: int,
   put: pipeline.Put,
+  landmarks: bool = False,
 ) -> Iterator[Any]:
   """Yields the batches of steps `first_step` to `num_steps - 1`.
 
@@ -174,6 +180,7 @@ def training_batches(
     num_steps: Steps of the whole run.
     prefetch_steps: Batches, without their slices, kept ready.
     put: The one crossing: host batch to device batch. A thread calls it.
+    landmarks: As of `load`.
   """
   filler_row = sum(len(scan.slices) for scan in scans.values())
 
@@ -186,6 +193,7 @@ def training_batches(
       slice_shape=record_set.slice_shape,
       dtype=record_set.dtype,
       filler_row=filler_row,
+      landmarks=landmarks,
     )
     return put(batch)
 

@@ -22,7 +22,12 @@ from array_record.python import array_record_module
 
 import brainjax
 from brainjax import records
-from brainjax.cohort.manifest import Manifest, image_files, spacing_mm
+from brainjax.cohort.manifest import (
+  MASKS,
+  Manifest,
+  image_files,
+  spacing_mm,
+)
 from brainjax.preparation.reading import input_sha256
 from brainjax.preparation.scan import fit_field_of, modalities_of, prepare_scan
 from brainjax.preparation.volume import ScanError, Volume
@@ -90,34 +95,18 @@ class Done(NamedTuple):
 def prepare_row(job: Job) -> Done:
   """Prepares one scan into `OUT/parts`, or finds that it was prepared."""
   row = job.manifest.rows[0]
-  ids = {name: row[name] for name in IDS}
-  inputs = {
-    name: image_files(job.manifest, row, name)
-    for name in (*modalities_of(job.manifest, job.config), "mask")
-  }
-  hashes: dict[pathlib.Path, str] = {}
-  for image in (image for files in inputs.values() for image in files):
-    try:
-      hashes[image] = input_sha256(image)
-    except OSError as error:
-      # Without a key, for it may be readable the next time.
-      facts = ids | {"key": "", "file": str(image), "bias_fields": []}
-      facts["reason"] = error.strerror or str(error)
-      return Done(Found(facts, job.out, None), "new")
-  facts: Facts = ids | {
-    "input_sha256": records.sha256_of_json(
-      {name: [hashes[f] for f in files] for name, files in inputs.items()}
-    ),
-    "spacing_mm": spacing_mm(row),
-  }
-  facts["key"] = records.sha256_of_json(
-    [*(facts[n] for n in (*_SCAN, *_DECISIVE)), _settings_of(job)]
-  )
-  for found in job.earlier:
-    if found.facts["key"] == facts["key"]:
-      return Done(found._replace(facts=found.facts | ids), "")
+  facts, hashes = _identify(job)
+  if not facts["key"]:
+    return Done(Found(facts, job.out, None), "new")
+  kept = _kept(job, facts)
+  if kept:
+    return Done(kept, "")
   why = _why(facts, job.earlier)
   file = job.out / "parts" / f"{facts['key']}.safetensors"
+  if file.with_suffix(".json").is_file():
+    # Of a worker that was lost before it could say so.
+    facts = json.loads(file.with_suffix(".json").read_text())
+    return Done(Found(facts, file, None), why)
   fields: list[str] = []
 
   def fit_field(image: pathlib.Path, volume: Volume) -> np.ndarray:
@@ -142,6 +131,54 @@ def prepare_row(job: Job) -> Done:
   # Order matters: a scan whose facts are there is done.
   records.write_text(file.with_suffix(".json"), json.dumps(facts))
   return Done(Found(facts, file, None), why)
+
+
+def why_row(job: Job) -> str:
+  """Says why `prepare_row` would prepare a scan, as `Done.why`; "" if not."""
+  facts, _ = _identify(job)
+  if not facts["key"]:
+    return "new"
+  return "" if _kept(job, facts) else _why(facts, job.earlier)
+
+
+def _identify(job: Job) -> tuple[Facts, dict[pathlib.Path, str]]:
+  """Returns what identifies a scan, and the sha256 of its files."""
+  row = job.manifest.rows[0]
+  ids = {name: row[name] for name in IDS}
+  inputs = {
+    name: image_files(job.manifest, row, name)
+    for name in (*modalities_of(job.manifest, job.config), *MASKS)
+  }
+  if not inputs["brain_mask"]:
+    del inputs["brain_mask"]  # as before there was such a column
+  hashes: dict[pathlib.Path, str] = {}
+  for image in (image for files in inputs.values() for image in files):
+    try:
+      hashes[image] = input_sha256(image)
+    except OSError as error:
+      # Without a key, for it may be readable the next time.
+      facts = ids | {"key": "", "file": str(image), "bias_fields": []}
+      facts["reason"] = error.strerror or str(error)
+      return facts, hashes
+  facts: Facts = ids | {
+    "input_sha256": records.sha256_of_json(
+      {name: [hashes[f] for f in files] for name, files in inputs.items()}
+    ),
+    "spacing_mm": spacing_mm(row),
+  }
+  facts["key"] = records.sha256_of_json(
+    [*(facts[n] for n in (*_SCAN, *_DECISIVE)), _settings_of(job)]
+  )
+  return facts, hashes
+
+
+def _kept(job: Job, facts: Facts) -> Found | None:
+  """Returns what was made of the same files by the same settings earlier."""
+  ids = {name: facts[name] for name in IDS}
+  for found in job.earlier:
+    if found.facts["key"] == facts["key"]:
+      return found._replace(facts=found.facts | ids)
+  return None
 
 
 def _why(facts: Facts, earlier: Sequence[Found]) -> str:

@@ -15,16 +15,17 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import brainjax
 from brainjax import InputError, lock, records
 from brainjax.cohort.manifest import Manifest, read_manifest
 from brainjax.config import leaf_fields
-from brainjax.preparation import parts, publishing, workers
+from brainjax.preparation import dask_cluster, parts, publishing, workers
 from brainjax.preparation.scan import check_config, modalities_of
 
+Run = Callable[[Sequence[parts.Job]], workers.Results[parts.Done]]
 _ORIGIN = "preparation.json"  # what a folder of records is being made from
 _WHY = {
   "": "kept",
@@ -76,6 +77,7 @@ def prepare(
   config: Any,
   *,
   num_workers: int = 1,
+  cluster: str = "",
   progress: Callable[..., Iterable[Any]] | None = None,
   say: Callable[[str], None] | None = None,
 ) -> Summary:
@@ -90,6 +92,7 @@ def prepare(
     out: The folder of records; made if missing.
     config: The section `preparation` of the config.
     num_workers: Processes; it changes no byte.
+    cluster: Address of a Dask scheduler, whose workers prepare instead.
     progress: `(iterable, total) -> iterable`, to show how far a loop is.
     say: Told what changed since the folder was last prepared.
 
@@ -99,27 +102,108 @@ def prepare(
       scan could be prepared; in the last case nothing is left of what was
       not there before.
   """
-  manifest = read_manifest(manifest_path)
-  check_config(config)
-  modalities_of(manifest, config)
+  manifest = _read(manifest_path, config)
   out, say = pathlib.Path(out), say or (lambda text: None)
+
+  def run(jobs: Sequence[parts.Job]) -> workers.Results[parts.Done]:
+    if cluster:
+      jobs = [_with_absolute_paths(job) for job in jobs]
+      return dask_cluster.run_jobs(
+        parts.prepare_row, jobs, address=cluster, name_of=_name
+      )
+    return workers.run_jobs(
+      parts.prepare_row, jobs, workers=num_workers, name_of=_name
+    )
+
   with lock.hold(out, say):
     for change in _claim(out, manifest, config):
       say(change)
-    return _prepare(out, manifest, config, num_workers, progress)
+    return _prepare(out, manifest, config, run, progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+  """What a preparation would do.
+
+  Attributes:
+    changes: What changed since the folder was last prepared, a sentence each.
+    redone: (participant, session, why) of each scan that would be prepared.
+    num_kept: Scans that would not.
+  """
+
+  changes: tuple[str, ...]
+  redone: tuple[tuple[str, str, str], ...]
+  num_kept: int
+
+
+def forecast(
+  manifest_path: str | os.PathLike[str],
+  out: str | os.PathLike[str],
+  config: Any,
+  *,
+  num_workers: int = 1,
+  progress: Callable[..., Iterable[Any]] | None = None,
+) -> Forecast:
+  """Says what `prepare` would do; arguments are its own. It writes nothing.
+
+  Raises:
+    InputError: As `prepare`, as far as it can be known.
+  """
+  manifest = _read(manifest_path, config)
+  out = pathlib.Path(out)
+  changes = []
+  if out.exists():
+    before, now = _origins(out, manifest, config)
+    changes = _changes(before, now)
+  jobs = _jobs(out, manifest, config)
+  results = workers.run_jobs(
+    parts.why_row, jobs, workers=num_workers, name_of=_name
+  )
+  with contextlib.closing(results):
+    reasons = dict(progress(results, len(jobs)) if progress else results)
+  return Forecast(
+    changes=tuple(changes),
+    redone=tuple(
+      (row["participant_id"], row["session_id"], _WHY[reasons[i]])
+      for i, row in enumerate(manifest.rows)
+      if reasons[i]
+    ),
+    num_kept=list(reasons.values()).count(""),
+  )
+
+
+def _read(manifest_path: str | os.PathLike[str], config: Any) -> Manifest:
+  manifest = read_manifest(manifest_path)
+  check_config(config)
+  modalities_of(manifest, config)
+  return manifest
+
+
+def _with_absolute_paths(job: parts.Job) -> parts.Job:
+  path = job.manifest.path.absolute()
+  manifest = dataclasses.replace(job.manifest, path=path)
+  return job._replace(manifest=manifest, out=job.out.absolute())
+
+
+def _name(job: parts.Job) -> str:
+  return job.manifest.rows[0]["participant_id"]
 
 
 def _prepare(
   out: pathlib.Path,
   manifest: Manifest,
   config: Any,
-  num_workers: int,
+  run: Run,
   progress: Callable[..., Iterable[Any]] | None,
 ) -> Summary:
   try:
     publishing.move_in(out)
     (out / "parts").mkdir(exist_ok=True)
-    done = _prepare_rows(out, manifest, config, num_workers, progress)
+    jobs = _jobs(out, manifest, config)
+    # Closed at once if the loop is left, which ends the workers.
+    with contextlib.closing(run(jobs)) as results:
+      found = dict(progress(results, len(jobs)) if progress else results)
+    done = [found[index] for index in range(len(jobs))]
     rows = [each.found for each in done]
     if all("reason" in row.facts for row in rows):
       _abandon(out)
@@ -144,8 +228,10 @@ def _prepare(
   )
 
 
-def _claim(out: pathlib.Path, manifest: Manifest, config: Any) -> list[str]:
-  """Makes the folder ours, and says what it was made from otherwise."""
+def _origins(
+  out: pathlib.Path, manifest: Manifest, config: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns what the folder was made from, and what it would be made from."""
   origin = {
     "version": [brainjax.__version__, records.SCHEMA_VERSION],
     "manifest": manifest.path.name,
@@ -166,15 +252,21 @@ def _claim(out: pathlib.Path, manifest: Manifest, config: Any) -> list[str]:
       f"{out}: it holds {foreign[0].name} and was not made by `brainjax"
       " prepare`; choose another --out"
     )
-  text = json.dumps(origin, indent=1) + "\n"
-  before = json.loads(file.read_text() if file.is_file() else text)
+  now = json.loads(json.dumps(origin))
+  return (json.loads(file.read_text()) if file.is_file() else now), now
+
+
+def _claim(out: pathlib.Path, manifest: Manifest, config: Any) -> list[str]:
+  """Makes the folder ours, and says what it was made from otherwise."""
+  file = out / _ORIGIN
+  before, now = _origins(out, manifest, config)
   try:
-    records.write_text(file, text)
+    records.write_text(file, json.dumps(now, indent=1) + "\n")
   except OSError as error:
     raise InputError(
       f"{file}: {error.strerror or error}; make room, or choose another --out"
     ) from error
-  return _changes(before, json.loads(text))
+  return _changes(before, now)
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -205,16 +297,12 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
   return changes
 
 
-def _prepare_rows(
-  out: pathlib.Path,
-  manifest: Manifest,
-  config: Any,
-  num_workers: int,
-  progress: Callable[..., Iterable[Any]] | None,
-) -> list[parts.Done]:
-  """Returns what became of each row, in the manifest's order."""
+def _jobs(
+  out: pathlib.Path, manifest: Manifest, config: Any
+) -> list[parts.Job]:
+  """Returns a job for each row, in the manifest's order."""
   earlier = parts.find(out)
-  jobs = [
+  return [
     parts.Job(
       manifest=dataclasses.replace(manifest, rows=(row,)),
       config=config,
@@ -225,16 +313,6 @@ def _prepare_rows(
     )
     for row in manifest.rows
   ]
-  results = workers.run_jobs(
-    parts.prepare_row,
-    jobs,
-    workers=num_workers,
-    name_of=lambda job: job.manifest.rows[0]["participant_id"],
-  )
-  # Closed at once if the loop is left, which ends the workers.
-  with contextlib.closing(results):
-    done = dict(progress(results, len(jobs)) if progress else results)
-  return [done[index] for index in range(len(jobs))]
 
 
 def _abandon(out: pathlib.Path) -> None:

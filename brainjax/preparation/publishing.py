@@ -12,7 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from brainjax import records
-from brainjax.cohort.manifest import Manifest, image_files, write_manifest
+from brainjax.cohort.manifest import (
+  MASKS,
+  Manifest,
+  image_files,
+  write_manifest,
+)
 from brainjax.preparation.parts import Found, with_ids
 from brainjax.preparation.scan import modalities_of
 
@@ -138,7 +143,7 @@ def _write_tables(
     if "length" in fact:
       files = {
         name: ";".join(map(str, image_files(manifest, row, name)))
-        for name in (*manifest.modalities, "mask")
+        for name in (*manifest.modalities, *MASKS)
         if name in row
       }
       accepted.append(row | files | {"record_index": str(len(accepted))})

@@ -86,7 +86,7 @@ def read_mask(
   volume: Volume,
   spacing_mm: Sequence[float] | None = None,
 ) -> np.ndarray:
-  """Reads the tumour mask of a scan.
+  """Reads a mask of a scan, of the tumour or of the brain.
 
   Args:
     files: As the scan's files; MATLAB files hold both.

@@ -69,6 +69,10 @@ def find_region(
   margin_mm: float,
   height: int,
   width: int,
+  pixel_mm: float = 0.0,
+  found: np.ndarray | None = None,
+  share: float = 0.0,
+  least_mm: float = 0.0,
 ) -> Region:
   """Finds the box, whose pixels are square in millimetres.
 
@@ -81,23 +85,38 @@ def find_region(
     mask: bool[X,Y,Z], the brain; not empty.
     spacing_mm: f64[3].
     plane: "axial" | "coronal" | "sagittal"; None for 2-D images.
-    crop: "brain" | "none", the whole volume.
+    crop: "brain" | "region" | "none", the whole volume.
     margin_mm: Kept around the brain in-plane, as far as the volume reaches.
     height: Rows of a slice.
     width: Columns of a slice.
+    pixel_mm: Side of a pixel, the same for all scans; what is beyond the slice
+      is cut off. 0 for what the box needs.
+    found: Of "region", bool[X,Y,Z] to crop to in-plane; the slices are those
+      of "brain". Where it is empty, or None, the crop is "brain".
+    share: Kept around `found`, fraction of its side.
+    least_mm: Sides of the box around `found`, at least.
   """
   axes = AXES[plane]
   whole = tuple(slice(0, n) for n in mask.shape)
   box = whole if crop == "none" else bounds(mask)
+  inner = crop == "region" and found is not None and found.any()
+  if inner:
+    assert found is not None
+    box = bounds(found)
   middle, extent_mm = {}, {}
   for axis in (axes.row, axes.column):
     margin = margin_mm / spacing_mm[axis]
+    if inner:
+      side = box[axis].stop - box[axis].start
+      margin = max(share * side, (least_mm / spacing_mm[axis] - side) / 2)
     # Voxel i covers [i - 0.5, i + 0.5].
     low = max(box[axis].start - margin, 0) - 0.5
     high = min(box[axis].stop + margin, mask.shape[axis]) - 0.5
     middle[axis] = (low + high) / 2
     extent_mm[axis] = (high - low) * spacing_mm[axis]
-  pixel_mm = max(extent_mm[axes.row] / height, extent_mm[axes.column] / width)
+  pixel_mm = pixel_mm or max(
+    extent_mm[axes.row] / height, extent_mm[axes.column] / width
+  )
 
   def line(axis: int, count: int, sign: int) -> tuple[float, float]:
     step = sign * pixel_mm / spacing_mm[axis]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from brainjax.preparation import (
   brain_mask,
   intensity,
   region,
+  search,
   slices,
 )
 from brainjax.preparation.reading import read_mask, read_volume
@@ -23,11 +24,13 @@ from brainjax.preparation.volume import ScanError, Volume, aligned
 # What a brain measures along each axis; an acquired part of it, or a child's,
 # may be less, which is why this is a warning.
 BRAIN_MM = (60.0, 260.0)
+# Of a brain mask that is given: a true one holds some dark fluid besides.
+LEAST_TISSUE = 0.6
 _AXES = ("left to right", "back to front", "bottom to top")
 _CHOICES = {
   "bias_field.method": ("jax", "sitk", "none"),
   "plane": ("axial", "coronal", "sagittal"),
-  "crop": ("brain", "none"),
+  "crop": ("brain", "region", "none"),
   "slices": ("all", "uniform", "every"),
   "dtype": ("u8", "i16"),
 }
@@ -37,6 +40,14 @@ _POSITIVE = (
   "bias_field.tolerance",
   "every_mm",
   "intensity_limit",
+)
+_NOT_NEGATIVE = (
+  "margin_mm",
+  "pixel_mm",
+  "region.margin",
+  "region.area_mm2",
+  "region.length_mm",
+  "region.overlap_mm2",
 )
 FitField = Callable[[pathlib.Path, Volume], np.ndarray]
 
@@ -95,7 +106,7 @@ def prepare_scan(
     _check_kind(files[name][0], volumes[name], files[first][0], volume)
   mask_files = image_files(manifest, row, "mask")
   tumour = read_mask(mask_files, volume, spacing) if mask_files else None
-  brain = brain_mask.brain_mask(volume)
+  brain = _brain(image_files(manifest, row, "brain_mask"), volume, spacing)
 
   known = volume.affine is not None
   if not known and config.slices == "every":
@@ -103,6 +114,9 @@ def prepare_scan(
       files[first][0],
       "2-D images have no spacing; set config.preparation.slices=uniform",
     )
+  found = None
+  if known and config.crop == "region":
+    found = _search({name: volumes[name] for name in present}, brain, config)
   box = region.find_region(
     brain,
     volume.spacing_mm,
@@ -111,6 +125,10 @@ def prepare_scan(
     margin_mm=config.margin_mm,
     height=config.height,
     width=config.width,
+    pixel_mm=config.pixel_mm,
+    found=found,
+    share=config.region.margin,
+    least_mm=config.region.length_mm,
   )
   slice_mm = float(volume.spacing_mm[box.axes.slice])
   index = slices.choose_slices(
@@ -127,11 +145,12 @@ def prepare_scan(
 
   share = slices.resample(taken(brain), box)
   in_brain = share >= 0.5
-  channels, landmarks = [], []
+  channels, landmarks, moments = [], [], []
   for name in modalities:
     if name not in present:
       channels.append(np.zeros_like(share))
       landmarks.append(np.zeros(len(intensity.LANDMARK_PERCENTILES)))
+      moments.append((0.0, 0.0))
       continue
     array, reached = aligned(volumes[name], volume)
     inside = brain if reached is None else brain & reached
@@ -153,6 +172,7 @@ def prepare_scan(
       np.divide(total, share, out=np.zeros_like(share), where=in_brain)
     )
     landmarks.append(intensity.landmarks(values))
+    moments.append((mean, deviation))
   codes, step = intensity.quantise(
     np.stack(channels, -1), config.dtype, config.intensity_limit
   )
@@ -171,8 +191,9 @@ def prepare_scan(
     session_id=row["session_id"],
     group_id=row["group_id"],
     label=row["label"],
-    geometry=slices.geometry_of(volume, box, index),
+    geometry=slices.geometry_of(volume, box, index, found),
     mask=mask,
+    moments=np.array(moments, np.float32),
   )
   doubts = [doubt for name in present for doubt in volumes[name].doubts]
   return Prepared(record, (*doubts, *_warnings(volume, brain)))
@@ -193,8 +214,9 @@ def check_config(config: Any) -> None:
   for name in _POSITIVE:
     if not fields[name] > 0:
       raise InputError(f"config.preparation.{name}: must be above 0")
-  if not config.margin_mm >= 0:
-    raise InputError("config.preparation.margin_mm: must not be negative")
+  for name in _NOT_NEGATIVE:
+    if not fields[name] >= 0:
+      raise InputError(f"config.preparation.{name}: must not be negative")
   iterations = config.bias_field.iterations
   if not iterations or not all(
     isinstance(n, int) and n > 0 for n in iterations
@@ -237,6 +259,45 @@ def _corrected(
   grid_mm = config.bias_field.grid_mm
   field = bias_field.bias_field(fit(file, volume), volume, grid_mm=grid_mm)
   return dataclasses.replace(volume, array=volume.array / field)
+
+
+def _brain(
+  files: Sequence[pathlib.Path],
+  volume: Volume,
+  spacing_mm: Sequence[float] | None,
+) -> np.ndarray:
+  """Reads the mask of the brain, if one is given, or finds one."""
+  if not files:
+    return brain_mask.brain_mask(volume)
+  given = read_mask(files, volume, spacing_mm)
+  voxels = np.count_nonzero(given)
+  if not voxels:
+    raise ScanError(files[0], "the brain mask is empty")
+  tissue = brain_mask.tissue_mask(volume.array)
+  share = np.count_nonzero(tissue & given) / voxels
+  if share < LEAST_TISSUE:
+    raise ScanError(
+      files[0],
+      f"{1 - share:.0%} of the brain mask lie on air or bone: it is turned, or"
+      " of another scan",
+    )
+  return given
+
+
+def _search(
+  volumes: Mapping[str, Volume], brain: np.ndarray, config: Any
+) -> np.ndarray:
+  """Returns bool[X,Y,Z], what may be a tumour."""
+  first = next(iter(volumes.values()))
+  fields = config.region.to_dict()
+  del fields["margin"]
+  return search.search(
+    {name: aligned(volume, first)[0] for name, volume in volumes.items()},
+    brain,
+    first.spacing_mm,
+    region.AXES[config.plane],
+    search.Rules(**fields),
+  )
 
 
 def _check_kind(

@@ -21,6 +21,8 @@ A record's geometry, in JSON:
     ras_from_file    nibabel's orientation, [RAS axis, 1 | -1] a file axis
     slice_index      RAS voxel of each slice along the slice axis
     row, column      [offset, step] of `region.Region`
+    region_found     whether there was a region to crop to; null if none was
+                     looked for
 """
 
 from collections.abc import Mapping
@@ -118,7 +120,10 @@ def _weights(
 
 
 def geometry_of(
-  volume: Volume, region: Region, slice_index: np.ndarray
+  volume: Volume,
+  region: Region,
+  slice_index: np.ndarray,
+  found: np.ndarray | None = None,
 ) -> dict[str, Any]:
   """Returns the geometry of a record, as this module describes it."""
   spacing = affine = None
@@ -135,6 +140,7 @@ def geometry_of(
     "slice_index": slice_index.tolist(),
     "row": list(region.row),
     "column": list(region.column),
+    "region_found": None if found is None else bool(found.any()),
   }
 
 

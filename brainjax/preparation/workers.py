@@ -17,6 +17,7 @@ from brainjax import InputError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+Results = Generator[tuple[int, Result], None, None]
 _IN_FLIGHT = 2  # jobs handed out for each worker; the rest waits in a list
 
 
@@ -26,7 +27,7 @@ def run_jobs(
   *,
   workers: int,
   name_of: Callable[[Job], str],
-) -> Generator[tuple[int, Result], None, None]:
+) -> Results[Result]:
   """Runs `function` on every job and yields (index, result) as they end.
 
   Workers end with this process, however it ends, and when the generator is

@@ -13,6 +13,7 @@ from brainjax.input import resident
 from brainjax.models import classifier, dense_block, densenet, heads
 from brainjax.training import (
   balance,
+  intensity,
   losses,
   optimizer,
   rates,
@@ -44,6 +45,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     "optimizer.clip": tuple(optimizer.CLIPS),
     "optimizer.schedule": schedule.SCHEDULES,
     "data.mode": resident.MODES,
+    "data.intensity": tuple(intensity.PERCENTILES),
     "train.class_weights": losses.CLASS_WEIGHTS,
     "train.loss": ("cross_entropy", "focal"),
     "data.sampling": tuple(balance.SAMPLING),
@@ -250,6 +252,7 @@ def take_features(
     ("model.init_from", ""),
     ("model.attention.in_plane", "none"),
     ("train.objective", "classify"),
+    ("data.intensity", "zscore"),
   ):
     if fields[name] != value:
       raise InputError(
@@ -269,6 +272,13 @@ def check_regime(config: ml_collections.ConfigDict) -> None:
     raise InputError(
       f"config.model.decoder.widths={config.model.decoder.widths}: give"
       " channels, each at least 1"
+    )
+  if config.data.intensity != "zscore" and (
+    config.train.objective != "classify"
+  ):
+    raise InputError(
+      f"config.data.intensity={config.data.intensity!r}: only to classify, as"
+      " reconstructions are scored as z-scores; leave it at 'zscore'"
     )
   weights = config.train.reconstruction_weights
   if len(weights) != 2 or not all(

@@ -21,6 +21,7 @@ import numpy as np
 
 from brainjax import InputError, records
 from brainjax.cohort.manifest import (
+  MASKS,
   MODALITIES,
   Manifest,
   image_files,
@@ -29,7 +30,7 @@ from brainjax.cohort.manifest import (
 from brainjax.input import pipeline, plan
 from brainjax.models.classifier import Classifier
 from brainjax.training import experiment as experiment_lib
-from brainjax.training import sharding, step, trained
+from brainjax.training import intensity, sharding, standardise, step, trained
 
 _SHARD_SCANS = 512  # held in memory at a time
 
@@ -137,6 +138,10 @@ def encode_scans(
     read_threads=data.read_threads,
     prefetch_steps=data.prefetch_steps,
     put=sharding.batch_putter(mesh),
+    landmarks=run.facts["intensity"] is not None,
+  )
+  standard = intensity.standard_of(
+    run.facts["intensity"], record_set.index["modalities"], record_set.dtype
   )
   pending = None
   for batch in batches:
@@ -145,6 +150,7 @@ def encode_scans(
       batch,
       model=run.model,
       zero_code=records.ZERO_CODES[record_set.dtype],
+      standard=standard,
     )
     places = batch["record_index"], batch["owner"]
     # Order matters: a batch is fetched while the next one is encoded.
@@ -155,17 +161,18 @@ def encode_scans(
     yield from _unpack(*jax.device_get(pending))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "zero_code"))
+@functools.partial(jax.jit, static_argnames=("model", "zero_code", "standard"))
 def _encode_batch(
   variables: Mapping[str, Any],
   batch: step.Batch,
   *,
   model: Classifier,
   zero_code: int,
+  standard: standardise.Standard | None,
 ) -> jax.Array:
   """Returns f32[G,N,D], the features of every slot."""
   packs, slots = batch["owner"].shape
-  slices = step.dequantise(batch, zero_code)
+  slices = step.dequantise(batch, zero_code, standard)
   valid = batch["owner"] < batch["label"].shape[1]
   z: Any = model.apply(
     variables,
@@ -292,7 +299,7 @@ def _write_manifest(
     row
     | {
       name: ";".join(map(str, image_files(manifest, row, name)))
-      for name in (*MODALITIES, "mask")
+      for name in (*MODALITIES, *MASKS)
       if name in row
     }
     for row in manifest.rows

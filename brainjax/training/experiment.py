@@ -23,10 +23,12 @@ from brainjax.models.classifier import Classifier
 from brainjax.training import (
   balance,
   config_checks,
+  intensity,
   losses,
   optimizer,
   processes,
   sharding,
+  standardise,
   starting_point,
   trained,
 )
@@ -51,6 +53,7 @@ class Experiment:
     targets: i64[R] class index of each record; -1 for those left out.
     shape: Of a packed batch.
     sampling: How an epoch draws training scans; None: each once.
+    intensity: The standard scale, see `intensity.fit_scale`; None for z-scores.
   """
 
   config: ml_collections.ConfigDict
@@ -61,6 +64,7 @@ class Experiment:
   targets: np.ndarray
   shape: plan.PackShape
   sampling: Sampling | None
+  intensity: Mapping[str, Any] | None = None
 
   @property
   def positive(self) -> int | None:
@@ -174,9 +178,18 @@ class Experiment:
       chunk_slices=config.model.encoder.chunk_slices,
       unroll=jax.default_backend() == "cpu",
       axis_name=axis_name,
+      standard=self._standard(),
     )
     rule = optimizer.from_config(config.optimizer, self.schedule)
     return model, rule, settings
+
+  def _standard(self) -> standardise.Standard | None:
+    if self.intensity is None:
+      return None
+    modalities = self.record_set.index["modalities"]
+    return intensity.standard_of(
+      self.intensity, modalities, self.record_set.dtype
+    )
 
   @property
   def loss_settings(self) -> losses.LossSettings:
@@ -292,6 +305,9 @@ def resolve(
     )
   classes = tuple(config_lib.parse_classes(config.task.classes))
   experiment = _derive(config, workdir, record_set, classes, scans)
+  experiment = dataclasses.replace(
+    experiment, intensity=_fit_or_read_scale(experiment)
+  )
   config_checks.check_chunks(config, experiment.shape.slices)
   _ = experiment.positive  # which refuses a binary task without one
   balance.check_output(config, classes)
@@ -354,10 +370,25 @@ def open_run(workdir: pathlib.Path) -> Experiment:
     record_set,
     model["classes"],
     workdir_lib.read_scans(workdir / "splits.csv"),
+    model["intensity"],
   )
 
 
-def _derive(config, workdir, record_set, classes, scans) -> Experiment:
+def _fit_or_read_scale(experiment: Experiment) -> Mapping[str, Any] | None:
+  """Returns the standard scale, of the first start if there was one."""
+  if (experiment.workdir / "model.json").is_file():
+    return trained.read_model_file(experiment.workdir)["intensity"]
+  record_set = experiment.record_set
+  return intensity.fit_scale(
+    experiment.config.data.intensity,
+    (record_set[int(i)] for i in experiment.subset("train")),
+    record_set.index["modalities"],
+  )
+
+
+def _derive(
+  config, workdir, record_set, classes, scans, scale=None
+) -> Experiment:
   targets = np.full(len(record_set), -1, np.int64)
   for scan in scans:
     if scan["class"]:
@@ -385,5 +416,5 @@ def _derive(config, workdir, record_set, classes, scans) -> Experiment:
     longest=int(max(sum(lengths.values(), []))),
   )
   return Experiment(
-    config, workdir, record_set, classes, scans, targets, shape, sampling
+    config, workdir, record_set, classes, scans, targets, shape, sampling, scale
   )

@@ -27,7 +27,7 @@ def make_eval_step(
   """
 
   def eval_step(state: TrainState, batch: Batch):
-    slices = dequantise(batch, settings.zero_code)
+    slices = dequantise(batch, settings.zero_code, settings.standard)
     reconstructs = settings.objective == "reconstruct"
     outputs: Any = model.apply(
       {"params": state.weights, "batch_stats": state.batch_stats},
@@ -59,7 +59,7 @@ def make_attention_step(
     owner, position = batch["owner"], batch["position"]
     outputs: Any = model.apply(
       {"params": state.weights, "batch_stats": state.batch_stats},
-      dequantise(batch, settings.zero_code),
+      dequantise(batch, settings.zero_code, settings.standard),
       *model_inputs(batch),
       num_rows=settings.num_rows,
       max_length=settings.max_length,
@@ -95,7 +95,7 @@ def make_reconstruction_step(
   def reconstruction_step(state: TrainState, batch: Batch):
     drawn, embedding = model.apply(
       {"params": state.weights, "batch_stats": state.batch_stats},
-      dequantise(batch, settings.zero_code),
+      dequantise(batch, settings.zero_code, settings.standard),
       *model_inputs(batch),
       num_rows=settings.num_rows,
       max_length=settings.max_length,

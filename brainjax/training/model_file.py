@@ -34,6 +34,7 @@ def write_model_file(
     "model": config.model.to_dict(),
     "modalities": record_set.index["modalities"],
     "preparation": record_set.index["preparation"],
+    "intensity": experiment.intensity,
     "slice_shape": list(record_set.slice_shape),
     "dtype": str(record_set.dtype),
     "pack_shape": dataclasses.asdict(experiment.shape),

@@ -144,6 +144,7 @@ class Runner:
       sampling=experiment.sampling,
     )
     source = record_set, rows_of, experiment.targets, experiment.shape
+    landmarks = self._settings.standard is not None
     steps = {"first_step": first_step, "num_steps": num_steps}
     if not self.placement.resident:
       return pipeline.training_batches(
@@ -152,6 +153,7 @@ class Runner:
         read_threads=data.read_threads,
         prefetch_steps=data.prefetch_steps,
         put=self._put,
+        landmarks=landmarks,
       )
     put, take = sharding.row_store(self._mesh, dealt=self.placement.dealt)
     rows, scans = resident.load(
@@ -159,6 +161,7 @@ class Runner:
       subset,
       multiple_of=sharding.data_devices(self._mesh),
       read_threads=data.read_threads,
+      landmarks=landmarks,
     )
     return resident.training_batches(
       put(rows),
@@ -168,6 +171,7 @@ class Runner:
       **steps,
       prefetch_steps=data.prefetch_steps,
       put=self._put,
+      landmarks=landmarks,
     )
 
   def score(self, subset: np.ndarray) -> np.ndarray:
@@ -263,6 +267,7 @@ class Runner:
       read_threads=experiment.config.data.read_threads,
       prefetch_steps=experiment.config.data.prefetch_steps,
       put=self._put,
+      landmarks=self._settings.standard is not None,
     )
 
   def _empty_batch(self) -> dict[str, np.ndarray]:
@@ -274,6 +279,7 @@ class Runner:
       shape,
       slice_shape=experiment.record_set.slice_shape,
       dtype=experiment.record_set.dtype,
+      landmarks=self._settings.standard is not None,
     )
 
 

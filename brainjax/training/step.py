@@ -18,7 +18,7 @@ import optax
 
 from brainjax.models import autoencoder
 from brainjax.models.classifier import Classifier
-from brainjax.training import augment, losses, microbatch
+from brainjax.training import augment, losses, microbatch, standardise
 from brainjax.training import rates as rates_lib
 from brainjax.training.state import AveragedState, TrainState, average
 
@@ -45,6 +45,7 @@ class StepSettings:
     max_length: S, the longest sequence.
     scans_per_step: Divisor of the loss; scans a step has on average.
     loss: What the classification loss is made of.
+    standard: Of the intensities; None to leave them z-scores.
     augment: Ranges of the random variation; None to go without.
     seed: Root of every random key.
     objective: One of `OBJECTIVES`.
@@ -75,6 +76,7 @@ class StepSettings:
   chunk_slices: int = 0
   unroll: bool = False
   axis_name: str | None = None
+  standard: standardise.Standard | None = None
 
 
 def init_state(
@@ -86,7 +88,7 @@ def init_state(
   """Returns the state before the first step; the batch gives the shapes."""
   variables = model.init(
     jax.random.key(settings.seed),
-    dequantise(batch, settings.zero_code),
+    dequantise(batch, settings.zero_code, settings.standard),
     *model_inputs(batch),
     num_rows=settings.num_rows,
     max_length=settings.max_length,
@@ -172,7 +174,7 @@ def make_train_step(
     step_key = jax.random.fold_in(root, state.step)
     augment_key, dropout_key = jax.random.split(step_key)
     mix_key = jax.random.fold_in(step_key, 2)  # not 0 or 1: those of the split
-    slices = dequantise(batch, settings.zero_code)
+    slices = dequantise(batch, settings.zero_code, settings.standard)
     if settings.augment is not None:
       slices = augment.vary_batch(slices, batch, augment_key, settings.augment)
 
@@ -250,20 +252,36 @@ def scan_errors(slices: jax.Array, drawn: jax.Array, batch: Batch) -> jax.Array:
   return errors / jnp.maximum(counts, 1)
 
 
-def dequantise(batch: Batch, zero_code: int) -> jax.Array:
-  """Returns f32[G,N,H,W,C] z-scores.
+def dequantise(
+  batch: Batch,
+  zero_code: int,
+  standard: standardise.Standard | None = None,
+) -> jax.Array:
+  """Returns f32[G,N,H,W,C] z-scores, or what a standard scale makes of them.
 
   Filler slices are exactly 0, and so are channels of a modality that a scan
   lacks, whatever their codes are.
+
+  Args:
+    batch: Packed scans; for a standard scale with landmarks.
+    zero_code: Code whose value is 0. Static.
+    standard: The scale; None for z-scores. Static.
   """
   owner = batch["owner"]
   scale = jnp.take_along_axis(batch["scale"], owner, axis=1)
   codes = batch["slices"].astype(jnp.float32) - zero_code
-  if "present" not in batch:
-    return codes * scale[:, :, None, None, None]
-  present = jnp.take_along_axis(batch["present"], owner[:, :, None], axis=1)
-  scale = scale[:, :, None] * present.astype(scale.dtype)
-  return codes * scale[:, :, None, None, :]
+  scale = scale[:, :, None, None, None]
+  if "present" in batch:
+    present = jnp.take_along_axis(batch["present"], owner[:, :, None], axis=1)
+    scale *= present[:, :, None, None, :].astype(scale.dtype)
+  if standard is None:
+    return codes * scale
+  landmarks = jax.vmap(lambda rows, index: rows[index])(
+    batch["landmarks"], owner
+  )
+  brain = (batch["slices"] != standard.background_code) & (scale > 0)
+  z = standardise.standardise(codes * scale, landmarks, standard)
+  return jnp.where(brain, z, 0)
 
 
 def model_inputs(batch: Batch) -> tuple[jax.Array, ...]:

@@ -126,7 +126,8 @@ def read_model_file(workdir: pathlib.Path) -> dict[str, Any]:
     )
   # A run from before these existed told all classes apart alike.
   content["model"] = {"output": "flat"} | content["model"]
-  return {"negative": "", "calibration": None} | content
+  defaults = {"negative": "", "calibration": None, "intensity": None}
+  return defaults | content
 
 
 def calibration_of(
@@ -167,6 +168,17 @@ def shared_facts(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
           " preparation answer together"
         )
   return first
+
+
+def preparation_of(facts: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """Returns how a run's records were prepared, in fields of today.
+
+  One that was not there then has its default, which is what was done.
+  """
+  section = config_lib.get_config().preparation
+  with section.unlocked():
+    section.update(facts["preparation"])
+  return section
 
 
 def build_model(
@@ -238,15 +250,18 @@ def _behind_encoder(head: Trained, features: Mapping[str, Any]) -> Trained:
     for kind, tree in run.variables.items()
   }
   variables["params"] |= head.variables["params"]
+  facts = {**head.facts, "intensity": run.facts["intensity"]}
   model = head.model.clone(
     encoder=run.model.encoder, in_plane=run.model.in_plane
   )
-  return dataclasses.replace(head, model=model, variables=variables)
+  return dataclasses.replace(
+    head, facts=facts, model=model, variables=variables
+  )
 
 
 def _decisive(facts: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what must be equal in runs that answer together."""
-  preparation = ml_collections.ConfigDict(facts["preparation"])
+  preparation = preparation_of(facts)
   return {
     "classes": facts["classes"],
     **{

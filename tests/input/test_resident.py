@@ -28,11 +28,21 @@ def of_kind(record, kind):
       present=np.array([1, len(record.slices) % 2], np.uint8),
       landmarks=np.zeros((2, 11), np.float32),
     )
+  if kind == "landmarks":
+    brain = np.zeros((len(record.slices), 4, 4), bool)
+    brain[:, 1:3] = True
+    return dataclasses.replace(
+      record,
+      brain_mask=records.pack_bits(brain),
+      landmarks=np.arange(11, dtype=np.float32)[None] + len(record.slices),
+      moments=np.array([[5, 2]], np.float32),
+    )
   return record
 
 
 @pytest.fixture(
-  scope="module", params=["uint8", "int16", "modalities", "features"]
+  scope="module",
+  params=["uint8", "int16", "modalities", "features", "landmarks"],
 )
 def record_set(request, tmp_path_factory):
   rng = np.random.default_rng(0)
@@ -56,6 +66,10 @@ def shape(record_set):
   )
 
 
+def wants_landmarks(record_set):
+  return record_set[0].moments is not None
+
+
 def streaming(record_set, shape, *, steps, first=0):
   return pipeline.training_batches(
     record_set,
@@ -69,11 +83,15 @@ def streaming(record_set, shape, *, steps, first=0):
     read_threads=2,
     prefetch_steps=1,
     put=dict,
+    landmarks=wants_landmarks(record_set),
   )
 
 
 def on_device(record_set, shape, *, steps, first=0):
-  rows, scans = resident.load(record_set, SUBSET, multiple_of=8, read_threads=2)
+  landmarks = wants_landmarks(record_set)
+  rows, scans = resident.load(
+    record_set, SUBSET, multiple_of=8, read_threads=2, landmarks=landmarks
+  )
   return resident.training_batches(
     jax.device_put(rows),
     scans,
@@ -88,6 +106,7 @@ def on_device(record_set, shape, *, steps, first=0):
     num_steps=steps,
     prefetch_steps=1,
     put=jax.device_put,
+    landmarks=landmarks,
   )
 
 

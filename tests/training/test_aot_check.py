@@ -77,6 +77,14 @@ def test_the_step_is_that_of_training(tmp_path):
     )
 
 
+def test_a_standard_scale_takes_part():
+  config = helpers.micro_config(pathlib.Path(), "data.intensity=percentile")
+  mesh = sharding.make_mesh(1)
+  made = AOT_CHECK["make_experiment"](config, mesh, (16, 16, 2), 3, 4)
+  standard = made.build()[2].standard
+  assert len(standard.values) == len(standard.columns) == 2
+
+
 @pytest.mark.slow
 def test_prints_a_table(capsys):
   assert AOT_CHECK["main"](MICRO) == 0

@@ -1,0 +1,134 @@
+"""Preparation on a Dask cluster, of processes on this machine."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny_head
+
+from brainjax import InputError, records
+from brainjax.cohort import manifest
+from brainjax.preparation import dask_cluster, parts, prepare
+
+distributed = pytest.importorskip("distributed")
+
+SETTINGS = tiny_head.settings(shard_scans=3)
+# Says each time a scan is prepared; of p3, lasts until the worker is killed.
+SLOW = """
+import os, pathlib, sys, time
+import brainjax.preparation.parts as parts
+whole = parts.prepare_scan
+log = pathlib.Path(sys.argv.pop(1))
+
+def prepare_scan(manifest, row, config, **kwargs):
+  name = row["participant_id"]
+  first = not (log / "killed").exists()
+  if name == "p3" and first:
+    (log / "pid").write_text(str(os.getpid()))
+    time.sleep(600)
+  result = whole(manifest, row, config, **kwargs)
+  with open(log / "done", "a") as file:
+    print(name, file=file)
+  return result
+
+parts.prepare_scan = prepare_scan
+from distributed.cli.dask_worker import main
+main()
+"""
+
+
+def _start(command, folder):
+  with open(folder / "log", "a") as log:
+    return subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+  """Yields its address, and its folder."""
+  folder = tmp_path / "cluster"
+  folder.mkdir()
+  file = folder / "scheduler.json"
+  scheduler = (
+    *("-m", "distributed.cli.dask_scheduler", "--port=0", "--no-dashboard"),
+    *("--host=127.0.0.1", f"--scheduler-file={file}"),
+  )
+  (folder / "slow.py").write_text(SLOW)
+  worker = (
+    *(str(folder / "slow.py"), str(folder), f"--scheduler-file={file}"),
+    *("--no-nanny", "--nthreads=1", f"--local-directory={folder}"),
+    "--no-dashboard",
+  )
+  started = [_start(scheduler, folder)]
+  started += [_start(worker, folder) for _ in range(2)]
+  try:
+    _wait_for(file)
+    address = json.loads(file.read_text())["address"]
+    with distributed.Client(address, set_as_default=False) as client:
+      client.wait_for_workers(2, timeout=60)
+    yield address, folder
+  finally:
+    for process in reversed(started):
+      process.kill()
+      process.wait()
+
+
+def _wait_for(file, seconds=60.0):
+  end = time.monotonic() + seconds
+  while not (file.is_file() and file.read_text()):
+    assert time.monotonic() < end, f"{file} does not appear"
+    time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_nothing_and_nothing_is_done_twice(
+  tmp_path, cluster
+):
+  address, folder = cluster
+  path = tiny_head.write_scans(tmp_path / "c", count=8)
+  killer = (
+    "import os, pathlib, signal, sys, time\n"
+    "folder = pathlib.Path(sys.argv[1])\n"
+    "while not (folder / 'pid').is_file() or not"
+    " (folder / 'pid').read_text(): time.sleep(0.05)\n"
+    "time.sleep(1)\n"  # the other worker goes on meanwhile
+    "(folder / 'killed').touch()\n"
+    "os.kill(int((folder / 'pid').read_text()), signal.SIGKILL)\n"
+  )
+  process = subprocess.Popen([sys.executable, "-c", killer, str(folder)])
+  out = tmp_path / "out"
+  summary = prepare.prepare(path, out, SETTINGS, cluster=address)
+  assert process.wait() == 0
+  assert summary.counts == {"new": 8} and not summary.rejected
+  assert sorted((folder / "done").read_text().split()) == [
+    f"p{i}" for i in range(8)
+  ]
+  alone = tmp_path / "alone"
+  prepare.prepare(path, alone, SETTINGS)
+  for shard in sorted(out.glob("shard-*")):
+    assert records.sha256_of(shard) == records.sha256_of(alone / shard.name)
+  assert len(records.RecordSet(out)) == 8
+
+
+def test_a_finished_job_is_not_done_again(tmp_path, monkeypatch):
+  path = tiny_head.write_scans(tmp_path / "c", count=1)
+  (tmp_path / "out" / "parts").mkdir(parents=True)
+  job = parts.Job(manifest.read_manifest(path), SETTINGS, tmp_path / "out", ())
+  first = parts.prepare_row(job)
+  assert first.why == "new" and first.found.file.is_file()
+
+  def again(*args, **kwargs):
+    raise AssertionError("prepared twice")
+
+  monkeypatch.setattr(parts, "prepare_scan", again)
+  assert parts.prepare_row(job) == first
+
+
+def test_no_scheduler_is_one_line(tmp_path, monkeypatch):
+  monkeypatch.setattr(dask_cluster, "_TIMEOUT_SECONDS", 0.5)
+  path = tiny_head.write_scans(tmp_path / "c", count=1)
+  with pytest.raises(InputError, match="no Dask scheduler answers"):
+    prepare.prepare(
+      path, tmp_path / "out", SETTINGS, cluster="tcp://127.0.0.1:9"
+    )
