@@ -125,7 +125,7 @@ def audit(
     tuple(findings),
     tuple(answers),
     not any(finding.severity == "fail" for finding in findings),
-    page.write_page(out / "audit.html", facts, findings, answers),
+    page.write_page(out / "audit.html", facts, findings, answers, scans),
   )
 
 

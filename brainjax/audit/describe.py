@@ -12,12 +12,11 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import scipy.stats
 import skimage.transform
 from nibabel import affines, orientations
 
 from brainjax import InputError, records
-from brainjax.audit import fingerprint
+from brainjax.audit import appearance, fingerprint
 from brainjax.cohort.manifest import Manifest, image_files, spacing_mm
 from brainjax.preparation import brain_mask, reading
 from brainjax.preparation.scan import BRAIN_MM
@@ -25,8 +24,6 @@ from brainjax.preparation.volume import Volume
 
 COARSE_MM = 3.0
 _LEAST_CELLS = 48  # no axis is made coarser than this
-_THUMBNAIL = 8
-_BAND = 0.05  # of an axis, at each of its ends
 _DISAGREE = 0.02  # of a spacing, which two places of a header state
 _AXES = ("left to right", "back to front", "bottom to top")
 
@@ -45,6 +42,7 @@ class Scan:
     numbers: f64[...] by what they describe; NaN where nothing is known.
     layout: Orientation, type and kind of the file, in one word.
     impossible: What of its header cannot be true, a sentence each.
+    preview: u8[H,W], the middle slice as it is looked at, small.
     lesion_outside: Share of the tumour mask outside the brain mask; None
       without a tumour.
   """
@@ -58,6 +56,7 @@ class Scan:
   numbers: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   layout: str = ""
   impossible: tuple[str, ...] = ()
+  preview: np.ndarray | None = None
   lesion_outside: float | None = None
 
   @property
@@ -95,7 +94,7 @@ def describe_file(manifest: Manifest, row: Mapping[str, str]) -> Scan:
   numbers = _acquisition(
     volume.array.shape, volume.spacing_mm if is_volume else None
   )
-  numbers |= _appearance(small.array, brain)
+  numbers |= appearance.appearance(small.array, brain)
   tissue = fingerprint.tissue(small.array)
   return Scan(
     row,
@@ -108,6 +107,7 @@ def describe_file(manifest: Manifest, row: Mapping[str, str]) -> Scan:
     numbers=numbers,
     layout=layout,
     impossible=impossible,
+    preview=appearance.preview(small.array),
     lesion_outside=outside,
   )
 
@@ -139,8 +139,9 @@ def describe_record(record: records.Record, row: Mapping[str, str]) -> Scan:
     digest=_digest(record.slices),
     fingerprint=fingerprint.fingerprint(shown, brain, is_volume=is_volume),
     is_volume=is_volume,
-    numbers=numbers | _appearance(array, brain),
+    numbers=numbers | appearance.appearance(array, brain),
     layout=_orientation(geometry.get("ras_from_file")),
+    preview=appearance.preview(array),
     lesion_outside=outside,
   )
 
@@ -163,63 +164,6 @@ def _acquisition(
     "matrix": matrix[in_plane],
     "spacing": np.round(spacing, 3),
   }
-
-
-def _appearance(array: np.ndarray, brain: np.ndarray) -> dict[str, np.ndarray]:
-  """What is seen without looking at the brain's inside, or only dimly."""
-  values = array[brain] if brain.any() else array.ravel()
-  mean, deviation = values.mean(), max(values.std(), 1e-6)
-  z = (array - mean) / deviation
-  band = _border(array.shape)
-  inside = (values - mean) / deviation
-  return {
-    "band": np.array(
-      [z[band].mean(), z[band].std(), np.mean(array[band] == 0)]
-    ),
-    "brain_shape": _shape_of(brain),
-    "moments": np.array(
-      [
-        np.log(max(abs(mean), 1e-6)),
-        np.log(deviation),
-        scipy.stats.skew(inside),
-        scipy.stats.kurtosis(inside),
-      ]
-    ),
-    "thumbnail": _thumbnail(z, brain),
-  }
-
-
-def _border(shape: tuple[int, ...]) -> np.ndarray:
-  """Returns bool of `shape`, the outermost twentieth of X and of Y."""
-  border = np.ones(shape, bool)
-  wide = [int(np.ceil(n * _BAND)) for n in shape[:2]]
-  border[tuple(slice(w, n - w) for w, n in zip(wide, shape, strict=False))] = 0
-  return border
-
-
-def _shape_of(brain: np.ndarray) -> np.ndarray:
-  """Returns f64[8]: size, box and spread of the brain mask in its volume."""
-  if not brain.any():
-    return np.zeros(8)
-  box = brain_mask.bounds(brain)
-  extents = np.array([side.stop - side.start for side in box])
-  places = np.argwhere(brain)
-  return np.concatenate(
-    [
-      [brain.mean(), brain.sum() / extents.prod()],
-      extents / brain.shape,
-      places.std(axis=0) / extents,
-    ]
-  )
-
-
-def _thumbnail(z: np.ndarray, brain: np.ndarray) -> np.ndarray:
-  """Returns f64[512], the mean of the box around the brain in 8^3 cells."""
-  if brain.any():
-    z = np.where(brain, z, 0)[brain_mask.bounds(brain)]
-  for axis, size in enumerate(z.shape):
-    z = fingerprint.averaged(z, axis, np.linspace(0, size, _THUMBNAIL + 1))
-  return z.ravel()
 
 
 def _coarse(volume: Volume) -> tuple[Volume, tuple[int, ...]]:
