@@ -75,7 +75,7 @@ def write_records(
     slice_shape=scans[0].slices.shape[1:],
     dtype=str(scans[0].slices.dtype),
     modalities=["t1"],
-    preparation={},
+    preparation=config.get_config().preparation.to_dict(),
     shards=[{"file": shard.name, "sha256": sha256}],
     records=[
       {

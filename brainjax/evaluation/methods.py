@@ -95,7 +95,7 @@ def _participants(run: Run) -> Iterator[str]:
 
 
 def _images(run: Run) -> Iterator[str]:
-  preparation = (run.features or run.model)["preparation"]
+  preparation = run.model["preparation"]  # of features: of their images
   yield f"Modalities: {', '.join(run.model['modalities'])}."
   field = preparation["bias_field"]
   if field["method"] == "none":
