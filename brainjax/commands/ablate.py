@@ -2,6 +2,7 @@
 
 import pathlib
 
+from brainjax import InputError
 from brainjax.commands import console, parsing
 
 
@@ -28,14 +29,24 @@ def add(verbs) -> None:
   parser.add_argument(
     "--seeds", type=int, default=3, help="trainings of each fold (default 3)"
   )
+  parser.add_argument(
+    "--end-to-end",
+    action="store_true",
+    help="a whole run for each head, fold and seed, in place of heads on"
+    " features; takes --executor and --jobs",
+  )
+  parsing.add_executor(parser)
   parsing.add_config(parser, required=True)
 
 
 def run(args) -> int:
   """Runs the verb."""
   from brainjax.evaluation import ablation
-  from brainjax.training import train
+  from brainjax.training import executor, train
 
+  place = parsing.place_of(args, args.workdir / "slurm")
+  if not args.end_to_end and place != executor.Local():
+    raise InputError("--executor, --jobs, --slurm: of --end-to-end; add it")
   try:
     found = ablation.ablate(
       parsing.config_of(args),
@@ -44,8 +55,9 @@ def run(args) -> int:
       folds=args.folds,
       seeds=args.seeds,
       console=console.make_console(),
+      end_to_end=place if args.end_to_end else None,
     )
-  except train.Stopped as stopped:
+  except (train.Stopped, executor.Stopped) as stopped:
     return console.stopped(stopped)
   _print(found)
   console.say(f"{args.workdir / 'ablation.html'}: the page")

@@ -1,6 +1,7 @@
 """`brainjax ablate`: is one head better than another, and can it be believed?
 
     an encoder a fold -> features -> heads x folds x seeds -> scores -> page
+    or, end to end:        a whole run for each head, fold and seed -> ...
 
 Folds and the primary comparison are declared before anything is trained; a
 workdir refuses others afterwards.
@@ -16,8 +17,21 @@ import ml_collections
 import rich.console
 
 from brainjax import InputError, lock, records
-from brainjax.evaluation import ablation_heads, ablation_page, ablation_scores
-from brainjax.training import fold_cells, fold_encoders, processes
+from brainjax import config as config_lib
+from brainjax.evaluation import (
+  ablation_heads,
+  ablation_page,
+  ablation_runs,
+  ablation_scores,
+  ablation_variants,
+)
+from brainjax.training import (
+  config_checks,
+  executor,
+  fold_encoders,
+  processes,
+)
+from brainjax.training import folds as folds_lib
 from brainjax.training import workdir as workdir_lib
 from brainjax.training.experiment import Experiment
 
@@ -37,6 +51,7 @@ def ablate(
   folds: str,
   seeds: int,
   console: rich.console.Console,
+  end_to_end: executor.Place | None = None,
 ) -> dict[str, Any]:
   """Trains, scores and writes `ablation.{json,csv,html}`.
 
@@ -49,17 +64,18 @@ def ablate(
     folds: A number, or "source".
     seeds: Seeds of each fold.
     console: Where progress is shown.
+    end_to_end: Where a whole run for each takes place; None = on features.
 
   Returns:
     What `ablation.json` says.
 
   Raises:
     InputError: The config, the records or the heads are wrong.
-    Stopped: A signal; all that is done is kept.
+    train.Stopped, executor.Stopped: A signal; all that is done is kept.
   """
   if seeds < 1:
     raise InputError(f"--seeds={seeds}: at least 1")
-  variants = ablation_heads.variants_of(heads, config.ablation.primary)
+  variants = ablation_variants.variants_of(heads, config.ablation.primary)
   if not config.data.records:
     raise InputError(
       "config.data.records: unset; give the folder that `brainjax prepare` or"
@@ -74,18 +90,39 @@ def ablate(
   if by_source:
     first = _any_folder(config.data.records)
   record_set = records.RecordSet(first)
-  all_folds = fold_cells.make_folds(folds, record_set)
-  if record_set.num_features is None:
+  all_folds = folds_lib.make_folds(folds, record_set)
+  names = [fold.name for fold in all_folds]
+  images = record_set.num_features is None
+  if end_to_end is not None:
+    if not images:
+      raise InputError(
+        f"config.data.records={record_set.path}: features; end to end, give the"
+        " images that `brainjax prepare` wrote"
+      )
+    variants = [variant for variant in variants if not variant.control]
+    with lock.hold(workdir, say):
+      ablation_runs.train_runs(
+        config,
+        workdir,
+        [variant.head for variant in variants],
+        all_folds,
+        seeds=seeds,
+        place=end_to_end,
+        say=say,
+      )
+      features = "none; the encoder is trained with each head, end to end"
+      return _write(config, workdir, variants, names, features)
+  if images:
     template = fold_encoders.fit_encoders(
       config, workdir, all_folds, console=console
     )
     config = config.copy_and_resolve_references()
     config.data.records = template
     config.train.objective = "classify"
-  names = [fold.name for fold in all_folds]
   with lock.hold(workdir, say), processes.StopRequest() as stop:
-    experiments = fold_cells.resolve_folds(config, all_folds, workdir)
-    say(describe_features(experiments))
+    experiments = folds_lib.resolve_folds(config, all_folds, workdir)
+    features = describe_features(experiments)
+    say(features)
     ablation_heads.train_heads(
       experiments,
       workdir,
@@ -95,13 +132,7 @@ def ablate(
       stop=stop,
       say=say,
     )
-    found = _score(experiments, workdir, variants, names)
-    records.write_text(
-      workdir / "ablation.json", json.dumps(found, indent=1) + "\n"
-    )
-    records.write_csv(workdir / "ablation.csv", CSV_COLUMNS, csv_rows(found))
-    ablation_page.write_page(workdir, found)
-  return found
+    return _write(config, workdir, variants, names, features)
 
 
 def describe_features(experiments: Sequence[Experiment]) -> str:
@@ -141,10 +172,16 @@ def csv_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
   return rows
 
 
-def _score(experiments, workdir, variants, folds) -> dict[str, Any]:
-  """Scores all, and adds what a reader must know of the ablation."""
-  first = experiments[0]
-  ablation = first.config.ablation
+def _write(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  variants: Sequence[ablation_variants.Variant],
+  folds: Sequence[str],
+  features: str,
+) -> dict[str, Any]:
+  """Scores all, and writes the files; returns what `ablation.json` says."""
+  ablation = config.ablation
+  classes = tuple(config_lib.parse_classes(config.task.classes))
   controls: dict[str, list[str]] = {}
   for variant in variants:
     if variant.control:
@@ -153,22 +190,28 @@ def _score(experiments, workdir, variants, folds) -> dict[str, Any]:
     workdir,
     [variant.name for variant in variants if not variant.control],
     controls,
-    classes=first.classes,
+    classes=classes,
     folds=folds,
-    positive=first.positive,
+    positive=config_checks.positive_index(config, classes),
     primary=ablation.primary,
     metric=ablation.metric,
     margin=ablation.margin,
-    resamples=first.config.eval.resamples,
-    seed=first.config.eval.seed,
+    resamples=config.eval.resamples,
+    seed=config.eval.seed,
   )
-  return found | {
-    "budget": first.config.model.head.budget or ablation.budget,
-    "features": describe_features(experiments),
-    "records": [str(one.record_set.path) for one in experiments],
+  found |= {
+    "budget": config.model.head.budget or ablation.budget,
+    "features": features,
+    "records": config.data.records,
     "device": jax.devices()[0].device_kind,
     "environment": workdir_lib.environment(),
   }
+  records.write_text(
+    workdir / "ablation.json", json.dumps(found, indent=1) + "\n"
+  )
+  records.write_csv(workdir / "ablation.csv", CSV_COLUMNS, csv_rows(found))
+  ablation_page.write_page(workdir, found)
+  return found
 
 
 def _any_folder(template: str) -> str:

@@ -104,6 +104,8 @@ def draw_costs(
         fontsize=8.5,
       )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, place: "")
     axes.margins(x=0.2)
     axes.set(xlabel=what, ylabel=f"{metric}, 95 % intervals")
   return figure

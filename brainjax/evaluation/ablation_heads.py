@@ -9,15 +9,19 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from brainjax import InputError, records
-from brainjax.models.heads import HEADS
+from brainjax.evaluation.ablation_variants import (
+  HEADS_WITHOUT_ORDER,
+  Variant,
+)
 from brainjax.training import cell_runs, fold_cells, processes
+from brainjax.training import folds as folds_lib
 from brainjax.training.cells import Store
 from brainjax.training.experiment import Experiment
 from brainjax.training.train import Stopped
@@ -28,71 +32,6 @@ PREDICTION_COLUMNS = (
 )
 _TIMED_SCANS = 64
 _REPEATS = 20
-
-
-class Variant(NamedTuple):
-  """A head as it is, or as a control.
-
-  Attributes:
-    head: Its name.
-    control: What is changed, one of `CONTROLS`; "" = nothing.
-  """
-
-  head: str
-  control: str = ""
-
-  @property
-  def name(self) -> str:
-    """Of its folder."""
-    return f"{self.head}-{self.control}" if self.control else self.head
-
-
-# What each control does, and what a head must show under it to be believed.
-CONTROLS = {
-  "shuffled": "slices in random order, in training and test",
-  "shuffled_at_test": "trained in order, tested with slices in random order",
-  "random_labels": "classes dealt anew among groups; must be at chance",
-  "permuted_channels": "features of a slice in another order",
-}
-
-
-HEADS_WITHOUT_ORDER = ("mean", "max", "logsumexp", "attention")
-
-
-def variants_of(heads: Sequence[str], primary: Sequence[str]) -> list[Variant]:
-  """Returns all that is trained: the heads, and the controls of some.
-
-  The order of slices and the labels are taken from the primary heads; the
-  order of channels from `image2d`, which alone reads one.
-
-  Raises:
-    InputError: A head is unknown or stands twice, or a primary one is missing.
-  """
-  for name in heads:
-    if name not in HEADS:
-      raise InputError(
-        f"--heads: no head {name!r}; choose from {', '.join(HEADS)}"
-      )
-    if heads.count(name) > 1:
-      raise InputError(f"--heads: {name} stands twice")
-  for name in primary:
-    if name not in heads:
-      raise InputError(
-        f"--heads: without {name}, of config.ablation.primary={tuple(primary)};"
-        " add it, or declare another comparison"
-      )
-  found = [Variant(name) for name in heads]
-  if "mean" not in heads:  # the control without an order, of every table
-    found.append(Variant("mean"))
-  for name in primary:
-    if name in HEADS_WITHOUT_ORDER:
-      kinds = ("random_labels",)
-    else:
-      kinds = ("shuffled", "shuffled_at_test", "random_labels")
-    found += [Variant(name, kind) for kind in kinds]
-  if "image2d" in heads:
-    found.append(Variant("image2d", "permuted_channels"))
-  return found
 
 
 def train_heads(
@@ -136,7 +75,7 @@ def train_heads(
     )
   ]
   # Before any of them takes its time.
-  fold_cells.check_budget(
+  folds_lib.check_budget(
     experiments[0], dict.fromkeys(variant.head for variant in undone)
   )
   for variant in variants:
@@ -169,7 +108,7 @@ def is_done(folder: pathlib.Path, facts: dict[str, Any]) -> bool:
 def _facts(variant, experiments, folds, seeds) -> dict[str, Any]:
   """Returns what must be the same for a result to stay."""
   first = experiments[0]
-  config = fold_cells.with_head([first], variant.head)[0].config
+  config = folds_lib.with_head([first], variant.head)[0].config
   return {
     "head": variant.head,
     "control": variant.control,
@@ -188,7 +127,7 @@ def _train_head(variant, experiments, facts, workdir, store, stop, say) -> None:
     fields = {"permute_channels": True}
   rates = config.ablation.learning_rates or (config.optimizer.learning_rate,)
   plan = fold_cells.plan_cells(
-    fold_cells.with_head(experiments, variant.head, **fields),
+    folds_lib.with_head(experiments, variant.head, **fields),
     seeds=len(facts["seeds"]),
     learning_rates=rates,
     random_labels=variant.control == "random_labels",

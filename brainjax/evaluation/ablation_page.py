@@ -7,7 +7,7 @@ from typing import Any
 
 from brainjax import records
 from brainjax.evaluation import ablation_figure, figures, report, verdict
-from brainjax.evaluation.ablation_heads import CONTROLS
+from brainjax.evaluation.ablation_variants import CONTROLS
 from brainjax.evaluation.exhibits import Exhibit
 from brainjax.evaluation.forest import Estimate, draw_forest
 

@@ -6,128 +6,26 @@ participants and seeds. The corrected resampled t-test beside it takes the folds
 for what varies, each with the mean over its seeds: seeds are no splits.
 """
 
-import csv
 import functools
 import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.stats
 
-from brainjax.metrics import classification, comparison, statistics
+from brainjax.evaluation.ablation_answers import (
+  Answers,
+  finite,
+  fold_scores,
+  metric_of,
+  read_answers,
+  score,
+)
+from brainjax.metrics import comparison
 from brainjax.training.config_checks import ABLATION_METRICS
-
-
-class Answers(NamedTuple):
-  """What a head said of every participant.
-
-  Attributes:
-    probabilities: f64[S,n,K] of each seed.
-    targets: i64[S,n] true classes; equal for all seeds unless labels are
-      random.
-    folds: i64[n], in which each participant tested.
-    groups: Group of each participant.
-    participants: Their names.
-  """
-
-  probabilities: np.ndarray
-  targets: np.ndarray
-  folds: np.ndarray
-  groups: list[str]
-  participants: list[str]
-
-
-def read_answers(
-  folder: pathlib.Path, classes: Sequence[str], folds: Sequence[str]
-) -> Answers:
-  """Reads `predictions.csv` of a head; scans are joined to participants."""
-  with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
-    rows = list(csv.DictReader(file))
-  seeds = sorted({int(row["seed"]) for row in rows})
-  of_seeds = []
-  for seed in seeds:
-    chosen = [row for row in rows if int(row["seed"]) == seed]
-    scans = np.array(
-      [[float(row[f"proba_{name}"]) for name in classes] for row in chosen]
-    )
-    people, joined = statistics.aggregate_participants(
-      np.log(np.maximum(scans, np.finfo(np.float64).tiny)),
-      [row["participant_id"] for row in chosen],
-    )
-    first = {row["participant_id"]: row for row in reversed(chosen)}
-    order = np.argsort(people)
-    people = [people[i] for i in order]
-    of_seeds.append((people, joined[order], [first[name] for name in people]))
-  people, _, facts = of_seeds[0]
-  targets = [
-    [classes.index(row["true_label"]) for row in found]
-    for _, _, found in of_seeds
-  ]
-  return Answers(
-    np.stack([joined for _, joined, _ in of_seeds]),
-    np.array(targets),
-    np.array([folds.index(row["fold"]) for row in facts]),
-    [row["group_id"] for row in facts],
-    people,
-  )
-
-
-def metric_of(name: str, positive: int | None) -> comparison.Metric:
-  """Returns one of `ABLATION_METRICS`, with the class it is of bound."""
-  metric = getattr(classification, name)
-  if name in ("roc_auc", "average_precision"):
-    return functools.partial(metric, positive=positive)
-  return metric
-
-
-def score(
-  answers: Answers, metric: comparison.Metric, *, resamples: int, seed: int
-) -> dict[str, float | None]:
-  """Returns `{"value", "low", "high"}` of a head, NaN as None.
-
-  Labels that differ between seeds are resampled within the classes of each.
-  """
-  rng = np.random.default_rng([seed, 1])
-  values, resampled = [], []
-  for probabilities, targets in zip(*answers[:2], strict=True):
-    counts = statistics.bootstrap_counts(
-      targets, answers.groups, resamples=resamples, seed=seed
-    )
-    values.append(metric(probabilities, targets))
-    resampled.append(metric(probabilities, targets, counts=counts))
-  num_seeds = len(values)
-  drawn = rng.multinomial(
-    num_seeds, np.full(num_seeds, 1 / num_seeds), resamples
-  )
-  spread = (np.stack(resampled) * drawn.T).sum(0) / num_seeds
-  low, high = np.percentile(spread, [2.5, 97.5])
-  return {
-    "value": _finite(np.mean(values)),
-    "low": _finite(low) if np.ptp(spread) > 0 else None,
-    "high": _finite(high) if np.ptp(spread) > 0 else None,
-  }
-
-
-def fold_scores(answers: Answers, metric: comparison.Metric) -> np.ndarray:
-  """Returns f64[F], the metric of each fold, the mean over its seeds.
-
-  NaN where a fold lacks a class that the metric needs.
-  """
-  found = []
-  for fold in range(answers.folds.max() + 1):
-    inside = answers.folds == fold
-    found.append(
-      np.mean(
-        [
-          metric(probabilities[inside], targets[inside])
-          for probabilities, targets in zip(*answers[:2], strict=True)
-        ]
-      )
-    )
-  return np.array(found)
 
 
 def compare(
@@ -186,7 +84,7 @@ def compare(
     ratio = 1 / (len(differences) - 1)
     test = comparison.corrected_resampled_t(differences, ratio)
     result["t_p"] = test.p
-  return {name: _finite(value) for name, value in result.items()}
+  return {name: finite(value) for name, value in result.items()}
 
 
 def ranks(
@@ -291,7 +189,7 @@ def score_ablation(
         one: score(answers[name], metric_of(one, positive), **bootstrap)
         for one in ABLATION_METRICS
       },
-      "folds": [_finite(v) for v in fold_scores(answers[name], judged)],
+      "folds": [finite(v) for v in fold_scores(answers[name], judged)],
       "rank": None if mean_ranks is None else mean_ranks[name],
       **{key: result[key] for key in RESULT_FIELDS},
     }
@@ -366,7 +264,3 @@ def _control(found, normal, head, control, metric, margin, bootstrap):
 def _or_one(p: float | None) -> float:
   """Returns a p value; 1 where two heads said the same of everybody."""
   return 1.0 if p is None else p
-
-
-def _finite(value: Any) -> float | None:
-  return float(value) if np.isfinite(value) else None

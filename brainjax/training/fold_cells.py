@@ -1,4 +1,4 @@
-"""From a config and folds to the cells of a head: who trains on what.
+"""From the folds to the cells of a head: who trains on what.
 
 Every fold is an experiment of its own, resolved as `train` would resolve it, so
 a cell sees the scans, the order, the class weights and the seeds that a run of
@@ -9,162 +9,17 @@ they train for equally long.
 
 import dataclasses
 import functools
-import pathlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-from brainjax import InputError, records
-from brainjax import config as config_lib
 from brainjax.input import pipeline, plan
-from brainjax.models import heads
 from brainjax.training import balance, optimizer
-from brainjax.training import experiment as experiment_lib
 from brainjax.training.cell_runs import RowsOf
 from brainjax.training.cells import Cell, Store, Trainer, make_store
 from brainjax.training.experiment import Experiment
-
-
-@dataclasses.dataclass(frozen=True)
-class Fold:
-  """A way to set scans aside for testing.
-
-  Attributes:
-    name: Of its folder; takes the place of "{fold}" in `data.records`.
-    fields: Of the config's section `split`.
-  """
-
-  name: str
-  fields: Mapping[str, Any]
-
-
-def make_folds(folds: str, record_set: records.RecordSet) -> list[Fold]:
-  """Returns the folds of `--folds`: a number, or "source".
-
-  Args:
-    folds: As the user gave it. "source" leaves out each source in turn.
-    record_set: The scans.
-
-  Raises:
-    InputError: It is neither, or there are not enough sources.
-  """
-  if folds != "source":
-    if not folds.isdecimal() or int(folds) < 3:
-      raise InputError(
-        f"--folds={folds}: give a number of at least 3, or source to leave out"
-        " each source in turn"
-      )
-    return [
-      Fold(str(i), {"folds": int(folds), "fold": i, "source": ""})
-      for i in range(int(folds))
-    ]
-  sources = sorted({row.get("source", "") for row in record_set.rows})
-  if len(sources) < 3 or not all(sources):
-    raise InputError(
-      f"--folds=source: {record_set.path} has the sources {sources}; at least"
-      " three are needed, and one for every scan (column source)"
-    )
-  names = [re.sub(r"[^\w.-]", "_", source) for source in sources]
-  return [
-    Fold(
-      name if names.count(name) == 1 else f"{name}-{i}",
-      {"folds": 0, "fold": 0, "source": source},
-    )
-    for i, (name, source) in enumerate(zip(names, sources, strict=True))
-  ]
-
-
-def config_of_fold(
-  config: ml_collections.ConfigDict, fold: Fold
-) -> ml_collections.ConfigDict:
-  """Returns the config with the fold's split and its records."""
-  config = config.copy_and_resolve_references()
-  config.split.update(fold.fields)
-  config.data.records = config.data.records.replace("{fold}", fold.name)
-  return config
-
-
-def resolve_folds(
-  config: ml_collections.ConfigDict,
-  folds: Sequence[Fold],
-  workdir: pathlib.Path,
-) -> list[Experiment]:
-  """Resolves every fold, in a folder of its own below the workdir.
-
-  Args:
-    config: As the user gave it; `data.records` may hold "{fold}".
-    folds: The folds.
-    workdir: Of the ablation.
-
-  Raises:
-    InputError: A fold cannot be resolved, its records are no features, or
-      other scans than those of the first.
-  """
-  found = []
-  for fold in folds:
-    experiment = experiment_lib.resolve(
-      config_of_fold(config, fold), workdir / "folds" / fold.name, 1
-    )
-    path = experiment.record_set.path
-    if experiment.record_set.num_features is None:
-      raise InputError(f"{path}: holds images; heads are ablated on features")
-    if found and _scans(experiment) != _scans(found[0]):
-      raise InputError(
-        f"{path}: not the scans of {found[0].record_set.path}; encode the same"
-        " records with the encoder of every fold"
-      )
-    found.append(experiment)
-  return found
-
-
-def with_head(
-  experiments: Sequence[Experiment], name: str, **fields: Any
-) -> list[Experiment]:
-  """Returns the experiments with another head, of the ablation's budget.
-
-  Args:
-    experiments: Of the folds.
-    name: Of the head. That of the config keeps its fields; another has its
-      defaults.
-    fields: Of the head, that differ from that.
-  """
-  found = []
-  for experiment in experiments:
-    config = experiment.config.copy_and_resolve_references()
-    before = config.model.head
-    head = {
-      "name": name,
-      "projection": before.projection,
-      "budget": before.budget or config.ablation.budget,
-      **config_lib.HEAD_DEFAULTS[name],
-    }
-    if before.name == name:
-      head |= {key: before[key] for key in config_lib.HEAD_DEFAULTS[name]}
-    with config.unlocked():
-      config.model.head = ml_collections.ConfigDict(head | fields)
-    found.append(dataclasses.replace(experiment, config=config))
-  return found
-
-
-def check_budget(experiment: Experiment, names: Iterable[str]) -> None:
-  """Checks that every head can have as many parameters as the others.
-
-  Raises:
-    InputError: One cannot.
-  """
-  size = experiment.record_set.num_features
-  for name in names:
-    config = with_head([experiment], name)[0].config
-    try:
-      heads.build_head(config.model.head.to_dict(), input_size=size)
-    except ValueError as error:
-      raise InputError(
-        f"config.ablation.budget={config.ablation.budget}: {error}"
-      ) from error
 
 
 def with_random_labels(experiment: Experiment, seed: int) -> Experiment:
@@ -386,11 +241,3 @@ def _evaluation_rows(
     for rows in found
   ]
   return np.stack(padded).astype(np.int32)
-
-
-def _scans(experiment: Experiment) -> list[tuple[str, ...]]:
-  columns = ("participant_id", "session_id", "group_id", "label", "source")
-  return [
-    tuple(row.get(column, "") for column in columns)
-    for row in experiment.record_set.rows
-  ]

@@ -11,13 +11,14 @@ import ml_collections
 import rich.console
 
 from brainjax import config as config_lib
-from brainjax.training import encode, fold_cells, train
+from brainjax.training import encode, train
+from brainjax.training import folds as folds_lib
 
 
 def fit_encoders(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
-  folds: Sequence[fold_cells.Fold],
+  folds: Sequence[folds_lib.Fold],
   *,
   console: rich.console.Console,
 ) -> str:
@@ -41,7 +42,7 @@ def fit_encoders(
     Stopped: As it does.
   """
   for fold in folds:
-    one = fold_cells.config_of_fold(config, fold)
+    one = folds_lib.config_of_fold(config, fold)
     with one.unlocked():
       one.model.head = ml_collections.ConfigDict(
         {

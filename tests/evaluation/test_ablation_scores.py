@@ -7,7 +7,12 @@ import pytest
 import sklearn.metrics
 
 from brainjax import records
-from brainjax.evaluation import ablation_heads, ablation_page, ablation_scores
+from brainjax.evaluation import (
+  ablation_answers,
+  ablation_heads,
+  ablation_page,
+  ablation_scores,
+)
 
 PEOPLE, FOLDS = 60, ("0", "1", "2")
 CLASSES = ("normal", "tumour")
@@ -93,15 +98,15 @@ def test_a_score_is_the_mean_over_seeds_of_all_participants(tmp_path):
         [float(row["proba_tumour"]) for row in chosen],
       )
     )
-  answers = ablation_scores.read_answers(
+  answers = ablation_answers.read_answers(
     tmp_path / "heads" / "lstm", CLASSES, FOLDS
   )
-  metric = ablation_scores.metric_of("roc_auc", 1)
-  found = ablation_scores.score(answers, metric, **BOOTSTRAP)
+  metric = ablation_answers.metric_of("roc_auc", 1)
+  found = ablation_answers.score(answers, metric, **BOOTSTRAP)
   assert found["value"] == pytest.approx(np.mean(expected))
   assert found["low"] < found["value"] < found["high"]
   chosen = [row for row in rows if row["fold"] == "1" and row["seed"] == 3]
-  of_fold = ablation_scores.fold_scores(
+  of_fold = ablation_answers.fold_scores(
     answers._replace(
       probabilities=answers.probabilities[:1], targets=answers.targets[:1]
     ),
@@ -117,7 +122,7 @@ def test_a_score_is_the_mean_over_seeds_of_all_participants(tmp_path):
 
 def test_heads_meet_the_same_participants_whatever_the_order_of_rows(workdir):
   lstm, gru = (
-    ablation_scores.read_answers(workdir / "heads" / name, CLASSES, FOLDS)
+    ablation_answers.read_answers(workdir / "heads" / name, CLASSES, FOLDS)
     for name in ("lstm", "gru")
   )
   assert lstm.participants == gru.participants

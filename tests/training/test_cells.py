@@ -7,6 +7,7 @@ import pytest
 
 import helpers
 from brainjax.training import cell_runs, fold_cells
+from brainjax.training import folds as folds_lib
 from brainjax.training.runner import Runner
 
 EPOCHS, RATE = 6, 0.3
@@ -28,12 +29,12 @@ def resolved(root, *overrides, folds=3):
     "train.patience_epochs=1",
     *overrides,
   )
-  experiments = fold_cells.resolve_folds(
+  experiments = folds_lib.resolve_folds(
     config,
-    fold_cells.make_folds(str(folds), None),
+    folds_lib.make_folds(str(folds), None),
     root / ("run" + "".join(overrides).replace("/", "_")),
   )
-  return fold_cells.with_head(experiments, "gru")
+  return folds_lib.with_head(experiments, "gru")
 
 
 def train(experiments, strategy, *, rates=(RATE,)):

@@ -9,6 +9,7 @@ import pytest
 import helpers
 from brainjax import InputError, records
 from brainjax.training import fold_cells
+from brainjax.training import folds as folds_lib
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +23,9 @@ def record_set(tmp_path_factory):
 @pytest.fixture(scope="module")
 def experiments(record_set, tmp_path_factory):
   config = helpers.micro_config(record_set.path)
-  return fold_cells.resolve_folds(
+  return folds_lib.resolve_folds(
     config,
-    fold_cells.make_folds("4", record_set),
+    folds_lib.make_folds("4", record_set),
     tmp_path_factory.mktemp("run"),
   )
 
@@ -103,7 +104,7 @@ def test_a_head_has_the_budget_and_the_config_s_own_keeps_its_fields(
   experiments,
 ):
   lstm, gru = (
-    fold_cells.with_head(experiments, name)[1].config.model.head
+    folds_lib.with_head(experiments, name)[1].config.model.head
     for name in ("lstm", "gru")
   )
   assert (lstm.hidden_size, gru.hidden_size) == (4, 256)
@@ -113,7 +114,7 @@ def test_a_head_has_the_budget_and_the_config_s_own_keeps_its_fields(
   small.ablation.budget = 10
   one = dataclasses.replace(experiments[0], config=small)
   with pytest.raises(InputError, match=r"ablation.budget=10: .*densenet1d"):
-    fold_cells.check_budget(one, ["mean", "densenet1d"])
+    folds_lib.check_budget(one, ["mean", "densenet1d"])
 
 
 def write_sources(folder, sources):
@@ -130,9 +131,9 @@ def write_sources(folder, sources):
 
 def test_each_source_tests_once(tmp_path):
   record_set = write_sources(tmp_path / "features", ["a", "b c", "d"])
-  folds = fold_cells.make_folds("source", record_set)
+  folds = folds_lib.make_folds("source", record_set)
   assert [fold.name for fold in folds] == ["a", "b_c", "d"]
-  found = fold_cells.resolve_folds(
+  found = folds_lib.resolve_folds(
     helpers.micro_config(record_set.path), folds, tmp_path / "run"
   )
   for one, source in zip(found, ("a", "b c", "d"), strict=True):
@@ -146,7 +147,7 @@ def test_each_source_tests_once(tmp_path):
 @pytest.mark.parametrize("folds", ["2", "five", "source"])
 def test_impossible_folds_are_refused(record_set, folds):
   with pytest.raises(InputError, match="--folds"):
-    fold_cells.make_folds(folds, record_set)
+    folds_lib.make_folds(folds, record_set)
 
 
 def test_folds_of_other_scans_are_refused(record_set, tmp_path):
@@ -154,6 +155,6 @@ def test_folds_of_other_scans_are_refused(record_set, tmp_path):
   for name, participants in (("0", 24), ("1", 24), ("2", 22)):
     helpers.write_features(tmp_path / f"fold-{name}", participants=participants)
   config = helpers.micro_config(template)
-  folds = fold_cells.make_folds("3", record_set)
+  folds = folds_lib.make_folds("3", record_set)
   with pytest.raises(InputError, match="not the scans of"):
-    fold_cells.resolve_folds(config, folds, tmp_path / "run")
+    folds_lib.resolve_folds(config, folds, tmp_path / "run")

@@ -3,7 +3,7 @@
 import pytest
 
 from brainjax import InputError
-from brainjax.evaluation import ablation_heads
+from brainjax.evaluation import ablation_variants
 
 
 @pytest.mark.parametrize(
@@ -16,13 +16,13 @@ from brainjax.evaluation import ablation_heads
 )
 def test_heads_that_cannot_be_compared_are_refused(heads, words):
   with pytest.raises(InputError, match=words):
-    ablation_heads.variants_of(heads, ("lstm", "densenet1d"))
+    ablation_variants.variants_of(heads, ("lstm", "densenet1d"))
 
 
 def test_controls_are_of_heads_that_they_can_change():
   names = [
     variant.name
-    for variant in ablation_heads.variants_of(
+    for variant in ablation_variants.variants_of(
       ("lstm", "attention", "image2d"), ("lstm", "attention")
     )
   ]

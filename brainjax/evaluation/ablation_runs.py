@@ -1,0 +1,198 @@
+"""End to end: a whole run for each head, fold and seed, encoder and all.
+
+Each is an ordinary `brainjax train` in a process of its own, then one look at
+its test split; both are continued as such. There are no controls: slices would
+have to be shuffled before they are encoded.
+"""
+
+import contextlib
+import csv
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ml_collections
+
+from brainjax import InputError, records
+from brainjax import config as config_lib
+from brainjax.evaluation import ablation_heads
+from brainjax.training import executor, logs
+from brainjax.training import folds as folds_lib
+from brainjax.training.jobs import STOPPED, End, Job
+
+_CONFIG = '''"""The config of each head; written by `brainjax ablate`."""
+
+import pathlib
+
+from brainjax.training import workdir
+
+
+def get_config(arg=""):
+  return workdir.read_config(pathlib.Path(__file__).with_name(f"{arg}.json"))
+'''
+
+
+def train_runs(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  heads: Sequence[str],
+  folds: Sequence[folds_lib.Fold],
+  *,
+  seeds: int,
+  place: executor.Place,
+  say: Callable[[str], None],
+) -> None:
+  """Trains and tests every run that is not done yet.
+
+  Args:
+    config: As the user gave it; its records are images.
+    workdir: Of the ablation.
+    heads: Names.
+    folds: The folds.
+    seeds: Seeds of each.
+    place: Where runs take place.
+    say: Prints a line.
+
+  Raises:
+    InputError: The config differs from the one before, or a run failed.
+    executor.Stopped: A signal; what is done is kept, the rest continues.
+  """
+  if config.ablation.learning_rates:
+    raise InputError(
+      f"config.ablation.learning_rates={config.ablation.learning_rates}: only"
+      " of cached features; end to end, set config.optimizer.learning_rate (see"
+      " `brainjax sweep`) and leave these at ()"
+    )
+  folder = workdir / "runs"
+  folder.mkdir(parents=True, exist_ok=True)
+  records.write_text(folder / "config.py", _CONFIG)
+  for head in heads:
+    _write_config(folds_lib.config_of_head(config, head), folder, head)
+  cells = [
+    (head, fold, config.train.seed + seed)
+    for head in heads
+    for fold in folds
+    for seed in range(seeds)
+  ]
+  seconds = {}
+  trainings = [_training(folder, *cell) for cell in cells]
+  for end in _run(trainings, place, say):
+    seconds[end.job.folder] = end.seconds
+  for _ in _run([_look(folder, *cell) for cell in cells], place, say):
+    pass
+  for head in heads:
+    _collect(
+      workdir,
+      config,
+      head,
+      {cell: seconds[_run_folder(folder, *cell)] for cell in cells},
+    )
+
+
+def _run(
+  jobs: Sequence[Job], place: executor.Place, say: Callable[[str], None]
+) -> Iterator[End]:
+  """Yields the ends of jobs that ended well; refuses to go on without one."""
+  failed = []
+  with contextlib.closing(executor.run(jobs, place)) as ends:
+    for end in ends:
+      if end.code == 0:
+        if not end.kept:
+          say(f"{end.job.name}: done, {end.seconds:.0f} s")
+        yield end
+      else:
+        failed.append(end)
+        say(f"{end.job.name}: {end.reason}")
+  if any(end.code == STOPPED for end in failed):
+    raise executor.Stopped(f"stopped: {len(failed)} are not done")
+  if failed:
+    raise InputError(
+      f"{failed[0].job.folder}: {len(failed)} of {len(jobs)} runs failed; the"
+      f" first says: {failed[0].reason}"
+    )
+
+
+def _training(folder, head: str, fold: folds_lib.Fold, seed: int) -> Job:
+  run = _run_folder(folder, head, fold, seed)
+  split = [f"--config.split.{k}={v}" for k, v in fold.fields.items()]
+  arguments = (
+    "train",
+    f"--config={folder / 'config.py'}:{head}",
+    f"--workdir={run}",
+    *split,
+    f"--config.train.seed={seed}",
+  )
+  return Job(run.name, arguments, run)
+
+
+def _look(folder, head: str, fold: folds_lib.Fold, seed: int) -> Job:
+  run = _run_folder(folder, head, fold, seed)
+  arguments = ("evaluate", f"--workdir={run}", "--split=test")
+  return Job(f"{run.name} tested", arguments, run / "tested")
+
+
+def _run_folder(folder, head, fold, seed) -> pathlib.Path:
+  return folder / f"{head}-fold-{fold.name}-seed-{seed}"
+
+
+def _write_config(
+  config: ml_collections.ConfigDict, folder: pathlib.Path, head: str
+) -> None:
+  """Writes the config of a head; refuses another than the one before."""
+  file, text = folder / f"{head}.json", config_lib.to_json(config)
+  if file.is_file() and file.read_text() != text:
+    raise InputError(
+      f"{file}: the runs of {head} began with another config; choose another"
+      " --workdir"
+    )
+  records.write_text(file, text)
+
+
+def _collect(workdir, config, head, seconds) -> None:
+  """Writes `predictions.csv` and `result.json` of a head from its runs."""
+  rows, epochs, best, parameters = [], [], [], 0
+  classes = list(config_lib.parse_classes(config.task.classes))
+  columns = (
+    *ablation_heads.PREDICTION_COLUMNS,
+    *(f"proba_{name}" for name in classes),
+  )
+  mine = [cell for cell in seconds if cell[0] == head]
+  for _, fold, seed in mine:
+    run = _run_folder(workdir / "runs", head, fold, seed)
+    with open(run / "predictions.csv", newline="", encoding="utf-8") as file:
+      rows += [
+        {name: row.get(name, "") for name in columns}
+        | {"fold": fold.name, "seed": seed}
+        for row in csv.DictReader(file)
+        if row["split"] == "test"
+      ]
+    parameters = json.loads((run / "model.json").read_text())["num_parameters"]
+    validated = [
+      line
+      for line in logs.read_log(run / "metrics.jsonl")
+      if "validation/loss" in line
+    ]
+    lowest = min(reversed(validated), key=lambda line: line["validation/loss"])
+    epochs.append(validated[-1]["epoch"])
+    best.append(lowest["epoch"])
+  folder = workdir / "heads" / head
+  folder.mkdir(parents=True, exist_ok=True)
+  records.write_csv(folder / "predictions.csv", columns, rows)
+  result: dict[str, Any] = {
+    "head": head,
+    "control": "",
+    "fields": folds_lib.config_of_head(config, head).model.head.to_dict(),
+    "parameters": parameters,
+    "learning_rates": [config.optimizer.learning_rate],
+    "best_epoch": best,
+    "epochs": epochs,
+    "runs": len(mine),
+    "seconds": sum(seconds[cell] for cell in mine),
+    "compile_seconds": None,  # it is in the seconds
+    "latency_ms": None,
+    "scans_per_second": None,
+  }
+  records.write_text(
+    folder / "result.json", json.dumps(result, indent=1) + "\n"
+  )
