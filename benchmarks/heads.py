@@ -6,6 +6,8 @@ parameters and by the embeddings; all slices are valid. Sides alternate; a
 ratio is of medians, and its spread is that of the ratios of neighbouring runs
 (10th and 90th percentile).
 
+Then the ablation: see `ablation.py`.
+
     python benchmarks/heads.py [--quick] [--scans=16]
 
 The last line is one JSON object.
@@ -26,6 +28,7 @@ import flax.linen as nn  # noqa: E402  (after the flags are set)
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+from ablation import measure as measure_ablation  # noqa: E402
 from step import alternate, compare, versions  # noqa: E402
 
 from brainjax.models.heads import HEADS, build_head, count_parameters  # noqa: E402
@@ -234,12 +237,18 @@ def main() -> None:
     )
   table = measure_heads(args.scans, 3 if args.quick else 7, quick=args.quick)
   print_table(table)
+  ratios, ablation = measure_ablation(quick=args.quick, epochs=10)
   result = {
     "benchmark": "heads",
     "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",
     "versions": versions(),
-    "ratios": {key: found["ratio"] for key, found in peers.items()},
-    "figures": {"scans": args.scans, "peers": peers, "heads": table},
+    "ratios": ratios | {key: found["ratio"] for key, found in peers.items()},
+    "figures": {
+      "scans": args.scans,
+      "peers": peers,
+      "heads": table,
+      "ablation": ablation,
+    },
   }
   print(json.dumps(result))
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -113,8 +114,8 @@ def test_a_head_has_the_budget_and_the_config_s_own_keeps_its_fields(
   small = experiments[0].config.copy_and_resolve_references()
   small.ablation.budget = 10
   one = dataclasses.replace(experiments[0], config=small)
-  with pytest.raises(InputError, match=r"ablation.budget=10: .*densenet1d"):
-    folds_lib.check_budget(one, ["mean", "densenet1d"])
+  with pytest.raises(InputError, match=r"ablation.budget=10: .*attention"):
+    folds_lib.check_budget(one, ["mean", "attention"])
 
 
 def write_sources(folder, sources):
@@ -157,4 +158,18 @@ def test_folds_of_other_scans_are_refused(record_set, tmp_path):
   config = helpers.micro_config(template)
   folds = folds_lib.make_folds("3", record_set)
   with pytest.raises(InputError, match="not the scans of"):
+    folds_lib.resolve_folds(config, folds, tmp_path / "run")
+
+
+def test_an_encoder_that_has_seen_a_group_serves_no_fold_it_is_tested_in(
+  tmp_path,
+):
+  record_set = helpers.write_features(tmp_path / "features", participants=24)
+  file = record_set.path / "index.json"
+  index = json.loads(file.read_text())
+  index["encoder"]["encoder_group_ids"] = ["p003"]
+  file.write_text(json.dumps(index))
+  config = helpers.micro_config(record_set.path)
+  folds = folds_lib.make_folds("4", record_set)
+  with pytest.raises(InputError, match="p003"):
     folds_lib.resolve_folds(config, folds, tmp_path / "run")
