@@ -5,8 +5,9 @@ import nibabel as nib
 import numpy as np
 import PIL.Image
 import pytest
+import SimpleITK as sitk
 
-from brainjax import InputError
+from brainjax import InputError, records
 from brainjax.preparation import nifti, reading
 from brainjax.preparation.volume import ScanError
 
@@ -322,3 +323,167 @@ def test_mask_of_other_images_is_refused(tmp_path):
   nifti = _save(tmp_path / "c.nii", np.ones((4, 6, 1), np.uint8))
   with pytest.raises(ScanError, match="2-D images too"):
     reading.read_mask([nifti], volume)
+
+
+def _volumes(path, count=3):
+  array = np.stack([_array(i) for i in range(count)], axis=-1)
+  return _save(path, array, np.diag([1.0, 2.0, 3.0, 1.0]))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a#b.nii"])
+def test_one_volume_of_several_can_be_named(tmp_path, name):
+  file = _volumes(tmp_path / name)
+  for index in range(3):
+    chosen = file.with_name(f"{file.name}#{index}")
+    volume = reading.read_volume([chosen])
+    np.testing.assert_array_equal(volume.array, _array(index))
+  with pytest.raises(
+    ScanError, match=r"4 axes .* one of its 3 volumes as .*#0"
+  ):
+    reading.read_volume([file])
+  for wrong in ("3", "x", "-1"):
+    chosen = file.with_name(f"{file.name}#{wrong}")
+    with pytest.raises(ScanError, match=f"no volume #{wrong}; it holds 3"):
+      reading.read_volume([chosen])
+
+
+def test_volumes_of_one_file_are_different_inputs(tmp_path):
+  file = _volumes(tmp_path / "a.nii")
+  chosen = [file.with_name(f"{file.name}#{i}") for i in range(2)]
+  hashes = {reading.input_sha256(path) for path in (file, *chosen)}
+  assert len(hashes) == 3
+  assert reading.input_sha256(file) == records.sha256_of(file)
+  assert reading.input_sha256(tmp_path / "missing.nii#1") == ""
+
+
+@pytest.mark.parametrize("ending", ["nrrd", "mha", "mhd"])
+def test_nrrd_and_metaimage_lie_where_nifti_does(tmp_path, ending):
+  turn = np.array([[0, -1, 0], [0.6, 0, -0.8], [0.8, 0, 0.6]])
+  affine = np.eye(4)
+  affine[:3, :3] = turn @ np.diag([0.9, 1.2, 3.0])
+  affine[:3, 3] = [-70, 40.5, 12]
+  nifti_file = _save(tmp_path / "a.nii", _array(), affine)
+  file = tmp_path / f"b.{ending}"
+  sitk.WriteImage(sitk.ReadImage(str(nifti_file)), str(file))
+  expected = reading.read_volume([nifti_file])
+  volume = reading.read_volume([file])
+  np.testing.assert_array_equal(volume.array, expected.array)
+  np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-4)
+  mask = reading.read_mask([file], expected)
+  np.testing.assert_array_equal(mask, expected.array > 0)
+
+
+def test_the_voxels_beside_a_header_are_part_of_the_input(tmp_path):
+  file = tmp_path / "a.mhd"
+  sitk.WriteImage(sitk.GetImageFromArray(_array()), str(file))
+  before = reading.input_sha256(file)
+  _patched(tmp_path / "a.raw", 4, b"\x07\x07")
+  assert reading.input_sha256(file) != before
+  (tmp_path / "a.raw").unlink()
+  with pytest.raises(ScanError, match=r"a.mhd: its voxels are in a.raw, which"):
+    reading.read_volume([file])
+  assert reading.input_sha256(file) == records.sha256_of(file)
+
+
+@pytest.mark.parametrize(
+  "name, text",
+  [
+    ("a.mhd", "NDims = 3\nDimSize = 2 2 2\nElementDataFile = ../secret.raw\n"),
+    ("a.mhd", "NDims = 3\nElementDataFile = /etc/hostname\n"),
+    ("a.mhd", "NDims = 3\nElementDataFile = s%03d.raw 1 9 1\n"),
+    ("a.nrrd", "NRRD0004\ndimension: 3\ndata file: ../secret.raw\n\n"),
+    ("a.nrrd", "NRRD0004\ndimension: 3\ndatafile: /etc/hostname\n\n"),
+  ],
+)
+def test_voxels_in_another_folder_are_refused(tmp_path, name, text):
+  (tmp_path / name).write_text(text)
+  with pytest.raises(ScanError, match=f"{name}: its voxels are in '.* beside"):
+    reading.read_volume([tmp_path / name])
+
+
+@pytest.mark.parametrize(
+  "name, text, reason",
+  [
+    ("a.nrrd", "nothing", "damaged"),
+    ("a.mha", "NDims = 3\n", "damaged"),
+    (
+      "a.nrrd",
+      "NRRD0004\ntype: short\ndimension: 3\nsizes: 700 700 700\n"
+      "encoding: gzip\nendian: little\n\nx",
+      "truncated",
+    ),
+    (
+      "a.mha",
+      "ObjectType = Image\nNDims = 3\nDimSize = 30000 30000 30000\n"
+      "ElementType = MET_SHORT\nElementDataFile = LOCAL\n",
+      "no scan of a head",
+    ),
+  ],
+)
+def test_damaged_headers_of_text_are_refused(tmp_path, name, text, reason):
+  (tmp_path / name).write_text(text)
+  with pytest.raises(ScanError, match=f"{name}: .*{reason}") as raised:
+    reading.read_volume([tmp_path / name])
+  assert "\n" not in str(raised.value)
+
+
+def test_a_bomb_is_no_scan(tmp_path):
+  """A few kilobytes of gzip that unpack to gigabytes, in three places."""
+  file = _save(tmp_path / "a.nii", np.zeros((2, 2, 2), np.float64))
+  header = bytearray(file.read_bytes())
+  header[42:48] = np.int16([512, 512, 300]).tobytes()
+  bomb = tmp_path / "voxels.nii.gz"
+  bomb.write_bytes(gzip.compress(bytes(header)) + bytes(1000000))
+  with pytest.raises(ScanError, match=r"voxels.nii.gz: a bomb: \d+ bytes that"):
+    reading.read_volume([bomb])
+
+  small = _save(tmp_path / "b.nii", _array()).read_bytes()
+  behind = tmp_path / "behind.nii.gz"
+  behind.write_bytes(gzip.compress(small + bytes(2**25)))
+  with pytest.raises(ScanError, match="behind.nii.gz: a bomb: far more behind"):
+    reading.read_volume([behind])
+
+  before = bytearray(small)
+  before[108:112] = np.float32(1e9).tobytes()  # vox_offset
+  before[348] = 1  # there are extensions
+  front = tmp_path / "front.nii.gz"
+  front.write_bytes(gzip.compress(bytes(before) + bytes(2**20)))
+  with pytest.raises(ScanError, match="front.nii.gz: its voxels begin at byte"):
+    reading.read_volume([front])
+
+
+def test_a_picture_is_what_its_name_says(tmp_path):
+  grey = PIL.Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+  grey.save(tmp_path / "a.bmp")
+  (tmp_path / "a.bmp").rename(tmp_path / "a.png")
+  with pytest.raises(ScanError, match="a.png: damaged: cannot identify"):
+    reading.read_volume([tmp_path / "a.png"])
+
+
+@pytest.mark.parametrize("kind", ["soft", "circle", "external", "virtual"])
+def test_links_in_a_matlab_file_are_refused(tmp_path, kind):
+  _write_matlab(tmp_path / "other.mat", image=np.ones((3, 3)))
+  with h5py.File(tmp_path / "a.mat", "w") as file:
+    group = file.create_group("cjdata")
+    if kind == "soft":
+      file["x"] = np.ones((3, 3))
+      group["image"] = h5py.SoftLink("/x")
+    elif kind == "circle":
+      group["image"] = h5py.SoftLink("/cjdata/image")
+    elif kind == "external":
+      group["image"] = h5py.ExternalLink("other.mat", "/cjdata/image")
+    else:
+      layout = h5py.VirtualLayout((3, 3), float)
+      layout[:] = h5py.VirtualSource("other.mat", "cjdata/image", (3, 3))
+      group.create_virtual_dataset("image", layout)
+  with pytest.raises(ScanError, match="a.mat: .*(is a link|lies in another)"):
+    reading.read_volume([tmp_path / "a.mat"])
+
+
+def test_circles_of_links_and_devices_are_no_files(tmp_path):
+  (tmp_path / "a.nii").symlink_to(tmp_path / "a.nii")
+  with pytest.raises(ScanError, match="a.nii: no such file"):
+    reading.read_volume([tmp_path / "a.nii"])
+  (tmp_path / "b.nii").symlink_to("/dev/zero")
+  with pytest.raises(ScanError, match="b.nii: no file of voxels"):
+    reading.read_volume([tmp_path / "b.nii"])
