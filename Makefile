@@ -27,7 +27,7 @@ test: $(STAMP) ## The tests, but for the slow ones
 test-slow: $(STAMP) ## The slow tests
 	.venv/bin/python -m pytest -m slow $(PYTEST_ARGS)
 
-soak: $(STAMP) ## Twenty kills of a run, and the memory of 2,000 steps
+soak: $(STAMP) ## Twenty kills, 2,000 steps, 2,000 damaged files of each kind
 	.venv/bin/python -m pytest -m soak
 
 lint: $(STAMP) ## Format, lint, types and import layers, checked

@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pydicom
+import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -132,4 +133,20 @@ def rewrite(file: pathlib.Path, **values) -> None:
       del dataset[element]
     else:
       setattr(dataset, element, value)
+  dataset.save_as(file)
+
+
+def compress_lossless(file: pathlib.Path) -> None:
+  """Lets SimpleITK compress the image as archives do."""
+  dataset = pydicom.dcmread(file)
+  image = sitk.GetImageFromArray(dataset.pixel_array[None])
+  writer = sitk.ImageFileWriter()
+  writer.SetFileName(str(file.with_name("compressed.dcm")))
+  writer.SetUseCompression(True)
+  writer.SetCompressor("JPEG")
+  writer.Execute(image)
+  compressed = pydicom.dcmread(file.with_name("compressed.dcm"))
+  file.with_name("compressed.dcm").unlink()
+  dataset.file_meta.TransferSyntaxUID = compressed.file_meta.TransferSyntaxUID
+  dataset.PixelData = compressed.PixelData
   dataset.save_as(file)

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import dicom_files
 import helpers
 from brainjax import InputError, predict
 from brainjax.checkpoint import Checkpoints
@@ -98,6 +99,23 @@ def answers(run, tmp_path_factory):
   files = [run.scans / f"{row['participant_id']}.nii" for row in run.test]
   predict.predict([run.workdir], manifest_of(run, files), out)
   return out
+
+
+def test_a_dicom_folder_gives_the_answer_of_the_same_nifti_file(
+  run, answers, tmp_path
+):
+  row = run.test[0]
+  image = nib.load(run.scans / f"{row['participant_id']}.nii")
+  array = (10 * image.get_fdata()).round().astype(np.int16)
+  dicom_files.write_series(tmp_path / "scan.1", array, image.affine)
+  out = tmp_path / "out"
+  predict.predict([run.workdir], manifest_of(run, [tmp_path / "scan.1"]), out)
+  (found,) = read_rows(out / "predictions.csv")
+  assert found["participant_id"] == "scan.1"
+  probability = float(found["proba_tumour"])
+  assert probability == pytest.approx(float(row["proba_tumour"]), abs=0.02)
+  for file in out.glob("*.[cj]s*"):
+    assert not any(word in file.read_text() for word in ("Doe", "MRN", "2021"))
 
 
 def manifest_of(run, scans=(), **images):

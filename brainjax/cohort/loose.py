@@ -43,7 +43,10 @@ def _distinct_names(files: Sequence[pathlib.Path]) -> list[str]:
   """Names files by as few of their folders as tell them apart."""
   paths = [pathlib.Path(os.path.abspath(file)) for file in files]
   parts = [
-    (*path.parts[1:-1], re.sub(r"(\.nii)?(\.\w+)?$", "", path.name))
+    # The name of a folder, of a DICOM series say, has no suffix.
+    path.parts[1:]
+    if path.is_dir()
+    else (*path.parts[1:-1], re.sub(r"(\.nii)?(\.\w+)?$", "", path.name))
     for path in paths
   ]
   for depth in range(1, max(map(len, parts)) + 1):

@@ -15,7 +15,7 @@ def add(verbs) -> None:
     type=pathlib.Path,
     nargs="*",
     metavar="SCAN",
-    help="files, each a scan, for a model of one modality",
+    help="files or DICOM folders, each a scan, for a model of one modality",
   )
   parser.add_argument(
     "--workdir",
@@ -29,7 +29,7 @@ def add(verbs) -> None:
       f"--{modality}",
       type=pathlib.Path,
       metavar="FILE",
-      help=f"{modality} image of one scan",
+      help=f"{modality} image of one scan, a file or a DICOM folder",
     )
   parser.add_argument(
     "--manifest", type=pathlib.Path, metavar="CSV", help="many scans"

@@ -7,13 +7,21 @@ files are called.
 
 import itertools
 import pathlib
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pydicom
+import SimpleITK as sitk
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import pixel_array as decode
-from pydicom.uid import UID
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import (
+  UID,
+  JPEGLossless,
+  JPEGLosslessSV1,
+  SecondaryCaptureImageStorage,
+)
 
 from brainjax.cohort import dicom_headers, dicom_series
 from brainjax.cohort.dicom_series import Stack
@@ -22,6 +30,13 @@ from brainjax.preparation.volume import ScanError
 
 _MOST_NAMED = 6
 _PIXEL_BYTES = 2
+_JPEG_LOSSLESS = (JPEGLossless, JPEGLosslessSV1)
+_IMAGE_TAGS = (
+  *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
+  *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+  "PixelData",
+)
+Decode = Callable[[pydicom.Dataset, int], np.ndarray]
 _UNPACK = "unpack the series (`gdcmconv --raw` or `dcmdjpeg`)"
 
 
@@ -120,10 +135,10 @@ def _images(stack: Stack) -> Iterator[np.ndarray]:
   for file, frames in itertools.groupby(stack.frames, lambda f: f.file):
     with dicom_headers.quiet():
       try:
-        _check_syntax(file)
+        decode = _decoder(file)
         content = pydicom.dcmread(file)
         for frame in frames:
-          yield _pixels(file, content, frame)
+          yield _pixels(file, content, frame, decode)
       except ScanError:
         raise
       except Exception as error:
@@ -132,8 +147,11 @@ def _images(stack: Stack) -> Iterator[np.ndarray]:
         raise ScanError(file, f"damaged: {name}: {error}") from error
 
 
-def _check_syntax(file: pathlib.Path) -> None:
+def _decoder(file: pathlib.Path) -> Decode:
+  """Returns `(content, frame) -> [rows,columns]` as stored, not scaled."""
   syntax = UID(dicom_headers.transfer_syntax(file))
+  if syntax in _JPEG_LOSSLESS:
+    return _decode_by_gdcm
   try:
     available = get_decoder(syntax).is_available
   except NotImplementedError:
@@ -142,17 +160,47 @@ def _check_syntax(file: pathlib.Path) -> None:
     raise ScanError(
       file, f"its pixels are compressed as {syntax.name}; {_UNPACK}"
     )
+  return lambda content, index: pixel_array(content, index=index)
+
+
+def _decode_by_gdcm(content: pydicom.Dataset, index: int) -> np.ndarray:
+  """Decodes what pydicom alone cannot, through SimpleITK.
+
+  It is shown nothing but the image: it would scale the values, or not,
+  depending on the kind of object.
+  """
+  bare = pydicom.Dataset()
+  bare.file_meta = content.file_meta
+  for name in _IMAGE_TAGS:
+    if name in content:
+      bare[name] = content[name]
+  bare.SOPClassUID = SecondaryCaptureImageStorage
+  bare.SOPInstanceUID = "1.2.3"
+  if content.get("NumberOfFrames") not in (None, 1):
+    bare.PixelData = encapsulate([_frame_bytes(content, index)])
+  sitk.ProcessObject.SetGlobalWarningDisplay(False)
+  with tempfile.TemporaryDirectory() as folder:
+    file = pathlib.Path(folder, "image.dcm")
+    bare.save_as(file, enforce_file_format=True)
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[0]
+
+
+def _frame_bytes(content: pydicom.Dataset, index: int) -> bytes:
+  return get_frame(
+    content.PixelData, index, number_of_frames=int(content.NumberOfFrames)
+  )
 
 
 def _pixels(
   file: pathlib.Path,
   content: pydicom.Dataset,
   frame: dicom_headers.Frame,
+  decode: Decode,
 ) -> np.ndarray:
   kind = content.get("PhotometricInterpretation")
   if kind != "MONOCHROME2" or content.get("SamplesPerPixel") != 1:
     raise ScanError(file, f"pixels are {kind}, expected MONOCHROME2")
-  array = decode(content, index=frame.index)
+  array = decode(content, frame.index)
   if array.shape != frame.shape:
     raise ScanError(file, f"{array.shape} pixels, expected {frame.shape}")
   slope, intercept = _rescale(content, frame.index)

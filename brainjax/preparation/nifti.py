@@ -3,6 +3,7 @@
 import gzip
 import pathlib
 import re
+import warnings
 import zlib
 from collections.abc import Sequence
 from typing import BinaryIO
@@ -75,8 +76,10 @@ def read_nifti(
   spec = (shape[:3], dtype, offset, proxy.slope, proxy.inter)
   try:
     with _opened(file, zipped) as stream:
-      # As written: nibabel turns a spacing of 0 into 1.
-      header = type(image.header).from_fileobj(stream, check=False)
+      with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # As written: nibabel turns a spacing of 0 into 1.
+        header = type(image.header).from_fileobj(stream, check=False)
       with np.errstate(over="ignore", invalid="ignore"):  # beyond f32: inf
         array = np.asarray(ArrayProxy(stream, spec, mmap=False), np.float32)
       _read_to_end(file, stream, count * one + _SLACK)
@@ -97,7 +100,8 @@ def _open(file: pathlib.Path, zipped: bool) -> nib.Nifti1Image:
     with _opened(file, zipped) as stream:
       start = stream.read(_HEADER_2.itemsize)
     _check_offset(file, start)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # of odd extensions
       image = nib.load(file)
   except _DAMAGED as error:
     raise ScanError(file, f"no NIfTI header: {error}") from error

@@ -15,7 +15,8 @@ A record's geometry, in JSON:
     source           "volume" | "images"
     plane            "axial" | "coronal" | "sagittal"; null for images
     file_shape       of the file's array; rows, columns, count for images (all
-                     of the first's size)
+                     of the first's size); of a DICOM series columns, rows,
+                     images in the order of their positions
     file_spacing_mm  along the file's axes; null for images
     file_affine      file voxel -> millimetres; null for images
     ras_from_file    nibabel's orientation, [RAS axis, 1 | -1] a file axis

@@ -21,6 +21,13 @@ def test_rows_are_those_of_a_manifest(tmp_path, monkeypatch):
   assert image_files(manifest, row, "t2") == ()
 
 
+def test_the_name_of_a_folder_has_no_suffix(tmp_path):
+  (tmp_path / "1.2.840").mkdir()
+  scans = [{"t1": tmp_path / "1.2.840"}]
+  (row,) = loose.manifest_of_files(scans, ("t1",)).rows
+  assert row["participant_id"] == "1.2.840"
+
+
 @pytest.mark.parametrize(
   "files, names",
   [

@@ -3,11 +3,16 @@ import pydicom
 import pytest
 from nibabel import orientations
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEGLosslessSV1, RLELossless, generate_uid
+from pydicom.uid import (
+  JPEGLosslessSV1,
+  JPEGLSLossless,
+  RLELossless,
+  generate_uid,
+)
 
 from brainjax.preparation import reading
 from brainjax.preparation.volume import ScanError
-from dicom_files import rewrite, write_enhanced, write_series
+from dicom_files import compress_lossless, rewrite, write_enhanced, write_series
 
 SHAPE = (6, 7, 8)
 
@@ -96,6 +101,16 @@ def test_a_compressed_series_is_read_where_pydicom_can(tmp_path):
   np.testing.assert_array_equal(volume.array, array)
 
 
+def test_jpeg_lossless_is_read_and_scaled_once(tmp_path):
+  for file in write_series(tmp_path, _array(), _codes("LPS")):
+    compress_lossless(file)
+    rewrite(file, RescaleSlope=2, RescaleIntercept=5)
+  assert pydicom.dcmread(file).file_meta.TransferSyntaxUID == JPEGLosslessSV1
+  volume = reading.read_volume([tmp_path])
+  array = orientations.apply_orientation(_array(), volume.ras_from_file)
+  np.testing.assert_array_equal(volume.array, 2 * array + 5)
+
+
 def _reason(path):
   with pytest.raises(ScanError) as raised:
     reading.read_volume([path])
@@ -107,11 +122,11 @@ def _reason(path):
 def test_another_compression_is_named_with_its_mend(tmp_path):
   for file in write_series(tmp_path, _array()):
     dataset = pydicom.dcmread(file)
-    dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
     dataset.PixelData = encapsulate([b"\xff\xd8" + bytes(60)])
     dataset.save_as(file)
   reason = _reason(tmp_path)
-  assert "compressed as JPEG Lossless" in reason and "unpack the" in reason
+  assert "compressed as JPEG-LS Lossless" in reason and "unpack the" in reason
 
 
 def test_missing_images_are_counted(tmp_path):
