@@ -311,3 +311,22 @@ def test_the_manifest_of_real_scans_with_a_false_header(data_root, tmp_path):
     extent = np.multiply(shape, manifest.spacing_mm(row))
     # Of a head and some air; the header makes it 24 mm high.
     assert np.all((extent > 120) & (extent < 260))
+
+
+@pytest.mark.parametrize("name", ["../p1", "/etc/p1", "a\\b", "..", "a\x07b"])
+@pytest.mark.parametrize("column", ["participant_id", "session_id", "group_id"])
+def test_an_id_that_is_a_path_is_refused(folder, column, name):
+  header = "label,t1,participant_id,session_id,group_id"
+  cells = {"participant_id": "p1", "session_id": "s", "group_id": "g"}
+  cells[column] = name
+  text = f"{header}\n,a.nii.gz,{','.join(cells.values())}\n"
+  with pytest.raises(InputError, match=f"line 2, column {column}: .* is a pa"):
+    read(folder, text)
+
+
+def test_a_volume_of_a_file_is_a_cell(folder):
+  text = "participant_id,label,t1,t2\np1,,a.nii.gz#0,a.nii.gz#1\n"
+  (row,) = read(folder, text).rows
+  assert (row["t1"], row["t2"]) == ("a.nii.gz#0", "a.nii.gz#1")
+  with pytest.raises(InputError, match="missing.nii#0 does not exist"):
+    read(folder, text.replace("a.nii.gz#0", "missing.nii#0"))
