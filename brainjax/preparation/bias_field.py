@@ -36,8 +36,8 @@ def fit_bias_field(
 
   Args:
     volume: The volume; not 2-D images.
-    method: "jax", on this process's default device of jax, or "sitk", which
-      is SimpleITK in one thread.
+    method: "jax", on the default device of this process (a CPU core in
+      `workers.py`), or "sitk", which is SimpleITK in one thread.
     grid_mm: Voxel size of the coarse grid, at least; millimetres.
     iterations: At most so many at each level; every level doubles the mesh.
       A volume of few slices has fewer levels.

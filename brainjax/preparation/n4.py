@@ -24,7 +24,7 @@ _PADDED = 512  # as ITK pads it: twice the next power of two
 _FWHM = 0.15  # of the log field's distribution
 _WIENER_NOISE = 0.01
 _NO_WEIGHT = 1.1920929e-8  # ITK takes it for zero: a tenth of f32's epsilon
-_SHAPE_STEP = 16  # boxes are padded to multiples, so that few are compiled
+_SHAPE_STEP = 8  # boxes are padded to multiples, so that few are compiled
 
 
 class _Axis(NamedTuple):
@@ -248,12 +248,13 @@ def _unsharpness(
   lost = below | ((image == high) & ((high - low) / width > last))
   histogram = _histogram(lower, share, inside & ~lost)
 
-  steps = jnp.arange(_PADDED)
-  steps = jnp.minimum(steps, _PADDED - steps)
-  fwhm = _FWHM / width
-  gaussian = jnp.exp(-4 * jnp.log(2.0) * (steps / fwhm) ** 2)
-  gaussian *= 2 * jnp.sqrt(jnp.log(2.0) / jnp.pi) / fwhm
-  response = jnp.fft.rfft(gaussian).real  # it is symmetric
+  def gaussian(steps):
+    return jnp.exp(-4 * jnp.log(2.0) * (steps * (width / _FWHM)) ** 2)
+
+  # Whatever it is scaled by cancels but in the response.
+  scale = 2 * jnp.sqrt(jnp.log(2.0) / jnp.pi) * width / _FWHM
+  ring = jnp.minimum(jnp.arange(_PADDED), _PADDED - jnp.arange(_PADDED))
+  response = scale * jnp.fft.rfft(gaussian(ring)).real  # it is symmetric
   wiener = response / (response**2 + _WIENER_NOISE)
   offset = (_PADDED - _BINS) // 2
   padded = jnp.pad(histogram, (offset, _PADDED - _BINS - offset))
@@ -263,7 +264,8 @@ def _unsharpness(
   # positive. Summed one by one: through a Fourier transform, single precision
   # loses it where the histogram is small.
   away = jnp.arange(_PADDED)[None] - (jnp.arange(_BINS) + offset)[:, None]
-  weights = gaussian[jnp.abs(away)] * sharp[None]
+  near = jnp.minimum(jnp.abs(away), _PADDED - jnp.abs(away))
+  weights = gaussian(near) * sharp[None]
   total = weights.sum(1)
   moved = jnp.where(total > 0, (weights * away).sum(1) / total, 0) * width
   found = moved[lower] * (1 - share) + moved[lower + 1] * share

@@ -108,6 +108,8 @@ def _blocked(signal_number: signal.Signals) -> Iterator[None]:
 
 def _start_worker() -> None:
   threadpoolctl.threadpool_limits(1)  # there is a worker a core
+  # For jax, where a job uses it: no worker may take a whole accelerator.
+  os.environ.update(JAX_PLATFORMS="cpu", NPROC="1")
   threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -206,7 +206,7 @@ def _kill_worker(job):
   return prepare_row(job)
 
 
-def test_workers_end_with_their_parent(tmp_path):
+def test_countend_with_their_parent(tmp_path):
   script = tmp_path / "main.py"
   script.write_text("""
 import os, signal, time
@@ -524,3 +524,20 @@ def test_records_are_the_same_on_every_run(tmp_path, count):
   assert _hashes(tmp_path / "a") == _hashes(tmp_path / "b")
   record = records.RecordSet(tmp_path / "a")[0]
   assert np.ptp(record.slices) > 0
+
+
+@pytest.mark.slow
+def test_countestimate_the_same_bias_fields(tmp_path):
+  path = _cohort(tmp_path, count=3, bad=())
+  fields = {}
+  for count, method in ((2, "sitk"), (2, "jax"), (1, "jax")):
+    out = tmp_path / f"by_{count}"
+    settings = tiny_head.settings(bias_field=N4 | {"method": method})
+    prepare.prepare(path, out, settings, num_workers=count)
+    fields[count, method] = {
+      file.name: file.read_bytes() for file in (out / "bias_fields").iterdir()
+    }
+  assert len(fields[2, "sitk"]) == len(fields[1, "jax"]) == 3
+  assert not fields[2, "sitk"].keys() & fields[2, "jax"].keys()
+  assert fields[2, "jax"] == fields[1, "jax"]
+  assert _hashes(tmp_path / "by_1") == _hashes(tmp_path / "by_2")
