@@ -17,10 +17,10 @@ import pytest
 
 import dicom_files
 import helpers
-from brainjax import InputError, predict
+from brainjax import InputError, config, predict, records
 from brainjax.checkpoint import Checkpoints
 from brainjax.cohort import manifest as manifest_lib
-from brainjax.evaluation import evaluate
+from brainjax.evaluation import evaluate, external
 from brainjax.preparation import prepare
 from brainjax.training import experiment, model_file, trained
 from brainjax.training.runner import Runner
@@ -159,6 +159,31 @@ def test_probabilities_are_those_of_evaluate(run, answers):
     assert proba(row) == pytest.approx(proba(expected), abs=1e-5)
     assert row["predicted_label"] == expected["predicted_label"]
   assert np.ptp([proba(row)[0] for row in rows]) > 1e-3  # else all would pass
+
+
+@pytest.mark.slow
+def test_other_records_get_the_same_standard_scale(run, tmp_path):
+  model = trained.load_trained(run.workdir)
+  assert model.facts["intensity"]["method"] == "nyul"
+  rows = [
+    {
+      "participant_id": row["participant_id"],
+      "label": "",
+      "t1": str(run.scans / f"{row['participant_id']}.nii"),
+    }
+    for row in run.test[:3]
+  ]
+  manifest_lib.write_manifest(tmp_path / "m.csv", rows, list(rows[0]))
+  section = tiny_head.settings(num_slices=6)
+  prepare.prepare(tmp_path / "m.csv", tmp_path / "other", section)
+  found = external.score_scans(
+    model,
+    records.RecordSet(tmp_path / "other"),
+    np.arange(3),
+    config.get_config().data,
+  )
+  wanted = [proba(row) for row in run.test[:3]]
+  np.testing.assert_allclose(np.exp(found), wanted, atol=1e-5)
 
 
 def test_one_device_is_enough(run, tmp_path):

@@ -34,6 +34,11 @@ def add(verbs) -> None:
     action="store_true",
     help="say what would be prepared, and why; write nothing",
   )
+  parser.add_argument(
+    "--quality",
+    action="store_true",
+    help="also draw every scan, and a page of them: quality.html",
+  )
   parsing.add_config(parser, required=False)
 
 
@@ -65,6 +70,11 @@ def run(args) -> None:
   )
   console.say(summary.text)
   console.say(f"look at some of them: {_write_contact_sheet(args.out)}")
+  if args.quality:
+    from brainjax.evaluation import quality
+
+    page = quality.write_quality(args.out, progress=console.progress("drawing"))
+    console.say(f"look at all of them: {page}")
 
 
 def _say_forecast(args, config) -> None:

@@ -32,7 +32,7 @@ from brainjax.evaluation import (
 from brainjax.input import pipeline, plan
 from brainjax.metrics import calibration
 from brainjax.models.classifier import Classifier
-from brainjax.training import sharding, trained
+from brainjax.training import intensity, sharding, standardise, trained
 from brainjax.training import step as step_lib
 from brainjax.training.experiment import Experiment, open_run
 
@@ -143,6 +143,10 @@ def score_scans(
     read_threads=data.read_threads,
     prefetch_steps=data.prefetch_steps,
     put=sharding.batch_putter(mesh),
+    landmarks=run.facts["intensity"] is not None,
+  )
+  standard = intensity.standard_of(
+    run.facts["intensity"], record_set.index["modalities"], record_set.dtype
   )
   outputs = [
     (
@@ -152,6 +156,7 @@ def score_scans(
         batch,
         model=run.model,
         zero_code=records.ZERO_CODES[record_set.dtype],
+        standard=standard,
         shape=shape,
       ),
     )
@@ -164,19 +169,22 @@ def score_scans(
   return np.array([found[int(index)] for index in subset], np.float64)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "zero_code", "shape"))
+@functools.partial(
+  jax.jit, static_argnames=("model", "zero_code", "standard", "shape")
+)
 def _score_batch(
   variables: Mapping[str, Any],
   batch: step_lib.Batch,
   *,
   model: Classifier,
   zero_code: int,
+  standard: standardise.Standard | None,
   shape: plan.PackShape,
 ) -> jax.Array:
   """Returns f32[G,B,K] log-probabilities."""
   logits: Any = model.apply(
     variables,
-    step_lib.dequantise(batch, zero_code),
+    step_lib.dequantise(batch, zero_code, standard),
     *step_lib.model_inputs(batch),
     num_rows=shape.rows,
     max_length=shape.longest,

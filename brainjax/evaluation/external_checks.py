@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from brainjax import InputError, records
@@ -96,7 +95,8 @@ def targets_by_name(run: Experiment, other: records.RecordSet) -> np.ndarray:
 
 
 def _fields(preparation: Mapping[str, Any]) -> dict[str, Any]:
-  fields = config_lib.leaf_fields(ml_collections.ConfigDict(preparation))
+  section = trained.preparation_of({"preparation": preparation})
+  fields = config_lib.leaf_fields(section)
   # Tuples and lists alike, as they come from JSON.
   return {
     name: json.loads(json.dumps(value))

@@ -91,7 +91,7 @@ def test_images_of_training_are_refused_under_any_name(tmp_path):
   ("field", "value", "message"),
   [
     ("modalities", ["t2"], r"preparation.modalities=\['t2'\]"),
-    ("preparation", {"height": 64}, "preparation.height=64, .* with None"),
+    ("preparation", {"height": 64}, "preparation.height=64, .* with 128"),
     ("preparation", {"bias_field": {"method": "none"}}, "bias_field.method"),
   ],
 )
