@@ -82,12 +82,8 @@ def train_runs(
   for _ in _run([_look(folder, *cell) for cell in cells], place, say):
     pass
   for head in heads:
-    _collect(
-      workdir,
-      config,
-      head,
-      {cell: seconds[_run_folder(folder, *cell)] for cell in cells},
-    )
+    mine = [cell for cell in cells if cell[0] == head]
+    _collect(workdir, config, head, mine, seconds)
 
 
 def _run(
@@ -149,17 +145,25 @@ def _write_config(
   records.write_text(file, text)
 
 
-def _collect(workdir, config, head, seconds) -> None:
-  """Writes `predictions.csv` and `result.json` of a head from its runs."""
-  rows, epochs, best, parameters = [], [], [], 0
+def _collect(workdir, config, head, cells, seconds) -> None:
+  """Writes `predictions.csv` and `result.json` of a head from its runs.
+
+  Args:
+    workdir: Of the ablation.
+    config: Of the ablation.
+    head: Its name.
+    cells: Head, fold and seed of each of its runs.
+    seconds: That a run took, by its folder.
+  """
+  rows, epochs, best, parameters, spent = [], [], [], 0, 0.0
   classes = list(config_lib.parse_classes(config.task.classes))
   columns = (
     *ablation_heads.PREDICTION_COLUMNS,
     *(f"proba_{name}" for name in classes),
   )
-  mine = [cell for cell in seconds if cell[0] == head]
-  for _, fold, seed in mine:
+  for _, fold, seed in cells:
     run = _run_folder(workdir / "runs", head, fold, seed)
+    spent += seconds[run]
     with open(run / "predictions.csv", newline="", encoding="utf-8") as file:
       rows += [
         {name: row.get(name, "") for name in columns}
@@ -187,8 +191,8 @@ def _collect(workdir, config, head, seconds) -> None:
     "learning_rates": [config.optimizer.learning_rate],
     "best_epoch": best,
     "epochs": epochs,
-    "runs": len(mine),
-    "seconds": sum(seconds[cell] for cell in mine),
+    "runs": len(cells),
+    "seconds": spent,
     "compile_seconds": None,  # it is in the seconds
     "latency_ms": None,
     "scans_per_second": None,
