@@ -67,11 +67,11 @@ class Scan:
 
 def describe_file(manifest: Manifest, row: Mapping[str, str]) -> Scan:
   """Describes the first image of a row of a manifest."""
-  cells = (image_files(manifest, row, name) for name in manifest.modalities)
-  files = next(filter(None, cells))
+  modality = next(n for n in manifest.modalities if row.get(n))
+  files = image_files(manifest, row, modality)
   given = spacing_mm(row)
   try:
-    volume = reading.read_volume(files, given)
+    volume = reading.read_volume(files, given, modality=modality)
     mask_files = image_files(manifest, row, "mask")
     tumour = (
       reading.read_mask(mask_files, volume, given) if mask_files else None

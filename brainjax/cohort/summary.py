@@ -1,6 +1,9 @@
 """What a cohort holds: scans, participants and groups, counted by column."""
 
 import collections
+import gzip
+import io
+import pathlib
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -9,6 +12,7 @@ import nibabel as nib
 from nibabel import affines
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from brainjax.cohort.manifest import Manifest, image_files, spacing_mm
 from brainjax.cohort.selectors import split_selector
@@ -18,6 +22,7 @@ UNKNOWN = "(unknown)"
 _COLUMNS = {"class": "label", "source": "source", "site": "site"}
 # What nibabel raises when a file is not what its name says.
 _DAMAGED = (
+  WrapStructError,
   ImageFileError,
   HeaderDataError,
   EOFError,
@@ -25,6 +30,7 @@ _DAMAGED = (
   zlib.error,
   ValueError,
 )
+_HEADER_2 = nib.Nifti2Header.template_dtype
 _Row = Mapping[str, str]
 
 
@@ -127,9 +133,22 @@ def _spacing(manifest: Manifest, row: _Row) -> tuple[float, ...] | str:
   if not file.name.lower().endswith((".nii", ".nii.gz")):
     return "2-D images"
   try:
-    image = nib.load(file)  # the header only
+    affine = _read_header(file).get_best_affine()
   except _DAMAGED:
     return "unreadable"  # `prepare` says which file, and why
-  if not isinstance(image, nib.Nifti1Image):
-    return "unreadable"
-  return tuple(affines.voxel_sizes(image.affine).tolist())
+  return tuple(affines.voxel_sizes(affine).tolist())
+
+
+def _read_header(file: pathlib.Path) -> nib.Nifti1Header:
+  """Reads the first bytes alone, for what follows may be without an end."""
+  zipped = file.name.lower().endswith(".gz")
+  with (gzip.open if zipped else open)(file, "rb") as stream:
+    start = stream.read(_HEADER_2.itemsize)
+  kind = nib.Nifti1Header
+  if _HEADER_2.itemsize in (
+    int.from_bytes(start[:4], order) for order in ("little", "big")
+  ):
+    kind = nib.Nifti2Header
+  no_extension = bytes(4)
+  header = start[: kind.template_dtype.itemsize] + no_extension
+  return kind.from_fileobj(io.BytesIO(header))

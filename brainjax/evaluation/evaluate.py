@@ -77,9 +77,7 @@ def evaluate(workdir: pathlib.Path, split: str = "test") -> dict[str, Any]:
   scores["calibration"] = calibrated
   scores["classes"] = list(experiment.classes)
   scores |= {"step": step, **look}
-  if any(
-    row.get("patient_id_known") == "false" for row in experiment.record_set.rows
-  ):
+  if not scoring.patients_known(experiment.record_set.rows):
     scores["patients_known"] = False
   scores |= scoring.score_probes(experiment, subset)
 

@@ -1,6 +1,6 @@
 """From log-probabilities of scans to scores of participants and of probes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,11 @@ from brainjax.training.experiment import Experiment
 
 _PROBE_METRICS = ("accuracy", "balanced_accuracy", "roc_auc", "screening_auc")
 _TINY = 1e-12  # a probe may give a class probability 0; its log must be finite
+
+
+def patients_known(rows: Iterable[Mapping[str, str]]) -> bool:
+  """Whether it is known of every scan of a manifest whose it is."""
+  return all(row.get("patient_id_known") != "false" for row in rows)
 
 
 def participants(

@@ -1,3 +1,5 @@
+import gzip
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -138,3 +140,17 @@ def test_rare_spacings_are_summed_up(tmp_path):
     ("4 others", 4),
     ("DICOM series", 1),
   ]
+
+
+def test_no_more_than_the_header_is_read(tmp_path):
+  save(tmp_path / "a.nii", (1, 2, 3))
+  data = bytearray((tmp_path / "a.nii").read_bytes())
+  data[108:112] = np.float32(1e9).tobytes()  # where the voxels begin
+  data[348:360] = np.int32([1, 10**9, 6]).tobytes()  # an extension before them
+  (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(data)))
+  counts = summarise(tmp_path, "participant_id,label,t1", "p1,,a.nii.gz")
+  assert counts[-1][1] == "1.00 x 2.00 x 3.00 mm"
+  image = nib.Nifti2Image(np.ones((2, 2, 2)), np.diag([4, 5, 6, 1]))
+  nib.save(image, tmp_path / "b.nii")
+  counts = summarise(tmp_path, "participant_id,label,t1", "p1,,b.nii")
+  assert counts[-1][1] == "4.00 x 5.00 x 6.00 mm"

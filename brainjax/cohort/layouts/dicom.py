@@ -72,6 +72,7 @@ def read_dicom_tree(
       f" {', '.join(reasons)}; expected {_EXPECTED}"
     )
   series_file = beside(out, "_series.csv")
+  series_file.parent.mkdir(parents=True, exist_ok=True)
   name_of = _names(stacks, None if keep_ids else _secret(out))
   studies: dict[tuple[str, str], list[Stack]] = collections.defaultdict(list)
   for stack in stacks:
@@ -112,7 +113,6 @@ def _secret(out: str | os.PathLike[str]) -> bytes:
   """Returns the secret beside the manifest, drawn where there is none."""
   file = beside(out, "_ids.key")
   with contextlib.suppress(FileExistsError):
-    file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w", encoding="ascii") as stream:
       stream.write(secrets.token_hex(32) + "\n")
