@@ -75,6 +75,35 @@ def wait_for_step(folder, process, step):
   pytest.fail(f"no step {step}: {process.communicate()[0]}")
 
 
+def assert_ends_like_one_device(config, folder):
+  """Holds the parameters of the last step against those of one device."""
+  config.mesh.devices = 1
+  reference = runner.Runner(experiment.resolve(config, folder / "reference", 1))
+  for batch in reference.training_batches(first_step=0, num_steps=NUM_STEPS):
+    reference.state, _ = reference.train_step(reference.state, batch)
+  expected = jax.device_get(reference.state.params)
+  abstract = {
+    "params": jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), expected
+    )
+  }
+  checkpoints = folder / "run" / "checkpoints"
+  found = checkpoint.restore_arrays(checkpoints, NUM_STEPS, abstract)["params"]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected
+  )
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_device(tmp_path):
+  config = write_config(tmp_path)
+  both = start(tmp_path, str(LAUNCH / "local.sh"), "2", devices=2)
+  output, _ = both.communicate(timeout=900)
+  assert both.returncode == 0, output
+  assert "continuing" not in output
+  assert_ends_like_one_device(config, tmp_path)
+
+
 @pytest.mark.slow
 def test_two_processes_stop_together_and_one_goes_on(tmp_path):
   config = write_config(tmp_path)
@@ -98,22 +127,7 @@ def test_two_processes_stop_together_and_one_goes_on(tmp_path):
   ]
   assert steps == sorted(set(steps)) and steps[-1] == NUM_STEPS
 
-  config.mesh.devices = 1
-  reference = runner.Runner(
-    experiment.resolve(config, tmp_path / "reference", 1)
-  )
-  for batch in reference.training_batches(first_step=0, num_steps=NUM_STEPS):
-    reference.state, _ = reference.train_step(reference.state, batch)
-  expected = jax.device_get(reference.state.params)
-  abstract = {
-    "params": jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), expected
-    )
-  }
-  found = checkpoint.restore_arrays(folder, NUM_STEPS, abstract)["params"]
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected
-  )
+  assert_ends_like_one_device(config, tmp_path)
 
   both = start(tmp_path, str(LAUNCH / "local.sh"), "2", devices=2, epochs=16)
   output, _ = both.communicate(timeout=500)
