@@ -19,6 +19,7 @@ from brainjax import config as config_lib
 from brainjax.evaluation import ablation_heads
 from brainjax.training import executor, logs
 from brainjax.training import folds as folds_lib
+from brainjax.training import workdir as workdir_lib
 from brainjax.training.jobs import STOPPED, End, Job
 
 _CONFIG = '''"""The config of each head; written by `brainjax ablate`."""
@@ -29,7 +30,8 @@ from brainjax.training import workdir
 
 
 def get_config(arg=""):
-  return workdir.read_config(pathlib.Path(__file__).with_name(f"{arg}.json"))
+  file = pathlib.Path(__file__).parent / arg / "config.json"
+  return workdir.read_config(file)
 '''
 
 
@@ -64,11 +66,10 @@ def train_runs(
       " of cached features; end to end, set config.optimizer.learning_rate (see"
       " `brainjax sweep`) and leave these at ()"
     )
-  folder = workdir / "runs"
-  folder.mkdir(parents=True, exist_ok=True)
-  records.write_text(folder / "config.py", _CONFIG)
+  folder, configs = workdir / "runs", workdir / "configs"
   for head in heads:
-    _write_config(folds_lib.config_of_head(config, head), folder, head)
+    _write_config(folds_lib.config_of_head(config, head), configs / head)
+  records.write_text(configs / "config.py", _CONFIG)
   cells = [
     (head, fold, config.train.seed + seed)
     for head in heads
@@ -114,7 +115,7 @@ def _training(folder, head: str, fold: folds_lib.Fold, seed: int) -> Job:
   split = [f"--config.split.{k}={v}" for k, v in fold.fields.items()]
   arguments = (
     "train",
-    f"--config={folder / 'config.py'}:{head}",
+    f"--config={folder.parent / 'configs' / 'config.py'}:{head}",
     f"--workdir={run}",
     *split,
     f"--config.train.seed={seed}",
@@ -133,16 +134,13 @@ def _run_folder(folder, head, fold, seed) -> pathlib.Path:
 
 
 def _write_config(
-  config: ml_collections.ConfigDict, folder: pathlib.Path, head: str
+  config: ml_collections.ConfigDict, folder: pathlib.Path
 ) -> None:
   """Writes the config of a head; refuses another than the one before."""
-  file, text = folder / f"{head}.json", config_lib.to_json(config)
-  if file.is_file() and file.read_text() != text:
-    raise InputError(
-      f"{file}: the runs of {head} began with another config; choose another"
-      " --workdir"
-    )
-  records.write_text(file, text)
+  folder.mkdir(parents=True, exist_ok=True)
+  if (folder / "config.json").is_file():
+    workdir_lib.refuse_changes(config, folder)
+  records.write_text(folder / "config.json", config_lib.to_json(config))
 
 
 def _collect(workdir, config, head, cells, seconds) -> None:
