@@ -145,6 +145,25 @@ def test_volumes_of_a_batch_do_not_meet():
     np.testing.assert_allclose(_field(lattice, image.shape), alone, atol=2e-6)
 
 
+@pytest.mark.slow
+def test_volumes_side_by_side_are_as_one_by_one():
+  """As an accelerator takes them: the first to end waits for the last."""
+  images, masks, _ = zip(*(_phantom(seed=i) for i in range(3)), strict=True)
+  limits = np.array([20, 20], np.int32), np.float32(TOLERANCE)
+  shape = (16, 24, 16)
+  volumes = [
+    n4._volume(image, mask, n4._box(mask), shape, 2)
+    for image, mask in zip(images, masks, strict=True)
+  ]
+  stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *volumes)
+  fit = jax.jit(jax.vmap(n4._fit, (0, None, None)))
+  found = fit(stacked, *limits)
+  alone = n4.fit_lattices(
+    images, masks, iterations=limits[0], tolerance=TOLERANCE
+  )
+  np.testing.assert_allclose(found, alone, atol=2e-6)
+
+
 def test_what_lies_outside_the_mask_changes_nothing():
   image, mask, _ = _phantom()
   noise = np.random.default_rng(0).normal(100, 50, image.shape)
