@@ -6,6 +6,7 @@ over the network.
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -121,6 +122,10 @@ def _version() -> str:
 
 
 def _in_one_thread(function: Callable[[Job], Result], job: Job) -> Result:
-  """Libraries of a worker's thread start none of their own."""
+  """Libraries of a worker's thread start none of their own.
+
+  Nor does jax take a whole accelerator for one worker of several.
+  """
+  os.environ["JAX_PLATFORMS"] = "cpu"
   with threadpoolctl.threadpool_limits(1):
     return function(job)
