@@ -18,6 +18,7 @@ from nibabel import affines, orientations
 from brainjax import InputError, records
 from brainjax.audit import appearance, fingerprint
 from brainjax.cohort.manifest import Manifest, image_files, spacing_mm
+from brainjax.cohort.selectors import split_selector
 from brainjax.preparation import brain_mask, reading
 from brainjax.preparation.scan import BRAIN_MM
 from brainjax.preparation.volume import Volume
@@ -42,6 +43,7 @@ class Scan:
     numbers: f64[...] by what they describe; NaN where nothing is known.
     layout: Orientation, type and kind of the file, in one word.
     impossible: What of its header cannot be true, a sentence each.
+    doubts: What else its reader found odd, a sentence each.
     preview: u8[H,W], the middle slice as it is looked at, small.
     lesion_outside: Share of the tumour mask outside the brain mask; None
       without a tumour.
@@ -56,6 +58,7 @@ class Scan:
   numbers: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   layout: str = ""
   impossible: tuple[str, ...] = ()
+  doubts: tuple[str, ...] = ()
   preview: np.ndarray | None = None
   lesion_outside: float | None = None
 
@@ -67,20 +70,25 @@ class Scan:
 
 def describe_file(manifest: Manifest, row: Mapping[str, str]) -> Scan:
   """Describes the first image of a row of a manifest."""
-  modality = next(n for n in manifest.modalities if row.get(n))
-  files = image_files(manifest, row, modality)
+  cells = ((n, image_files(manifest, row, n)) for n in manifest.modalities)
+  modality, files = next((n, found) for n, found in cells if found)
   given = spacing_mm(row)
+
+  def mask(column: str) -> np.ndarray | None:
+    found = image_files(manifest, row, column)
+    return reading.read_mask(found, volume, given) if found else None
+
   try:
     volume = reading.read_volume(files, given, modality=modality)
-    mask_files = image_files(manifest, row, "mask")
-    tumour = (
-      reading.read_mask(mask_files, volume, given) if mask_files else None
-    )
+    tumour, brain = mask("mask"), mask("brain_mask")
   except InputError as error:
     return Scan(row, error=str(error))
   is_volume = volume.affine is not None
   small, factors = _coarse(volume)
-  brain = brain_mask.brain_mask(small)
+  if brain is None or not brain.any():
+    brain = brain_mask.brain_mask(small)
+  else:
+    brain = skimage.transform.downscale_local_mean(brain, factors) >= 0.5
   outside = None
   if tumour is not None and tumour.any():
     share = skimage.transform.downscale_local_mean(tumour, factors)
@@ -107,6 +115,7 @@ def describe_file(manifest: Manifest, row: Mapping[str, str]) -> Scan:
     numbers=numbers,
     layout=layout,
     impossible=impossible,
+    doubts=volume.doubts,
     preview=appearance.preview(small.array),
     lesion_outside=outside,
   )
@@ -186,6 +195,7 @@ def _coarse(volume: Volume) -> tuple[Volume, tuple[int, ...]]:
 
 def _header(file: pathlib.Path, volume: Volume) -> tuple[tuple[str, ...], str]:
   """Returns what of a header contradicts itself, and the file's layout."""
+  file, _ = split_selector(file)  # of a volume in a file of several
   suffix = "".join(file.suffixes[-2:]).lower()
   if not file.is_file() or not suffix.endswith((".nii", ".nii.gz")):
     return (), suffix or "folder"

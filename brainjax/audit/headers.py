@@ -35,6 +35,23 @@ def check_headers(scans: Sequence[Scan]) -> list[Finding]:
         {"scans": len(false), "of": len(scans)},
       )
     )
+  doubtful = [scan for scan in scans if scan.doubts]
+  if doubtful:
+    texts = [f"{scan.name}: {'; '.join(scan.doubts)}" for scan in doubtful]
+    findings.append(
+      Finding(
+        "header",
+        "warn",
+        f"{count(len(doubtful), 'scan')} of which something is odd",
+        f"{' | '.join(texts[:_MOST_SCANS])}"
+        + (
+          f" | and {len(texts) - _MOST_SCANS} more."
+          * (len(texts) > _MOST_SCANS)
+        ),
+        "Look at them; export the series again, or leave it out.",
+        tuple((scan.name,) for scan in doubtful),
+      )
+    )
   ages = [
     scan
     for scan in scans

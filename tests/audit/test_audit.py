@@ -140,6 +140,24 @@ def test_a_damaged_file_is_named(cohort):
   assert "p3.nii" in result.findings[0].evidence
 
 
+def test_a_brain_mask_that_is_given_counts(cohort):
+  folder, rows = cohort
+  array = many_heads.head(1)
+  tumour = np.zeros(array.shape, np.uint8)
+  tumour[12:16, 15:19, 11:15] = 1
+  brain = (array > 0).astype(np.uint8)
+  many_heads.write_head(folder / "tumour.nii", tumour)
+  many_heads.write_head(folder / "brain.nii", brain)
+  rows[1] |= {"mask": "tumour.nii", "brain_mask": "brain.nii"}
+  assert checks(folder, rows)[0] == []
+  brain[13:] = 0
+  many_heads.write_head(folder / "half.nii", brain)
+  rows[1]["brain_mask"] = "half.nii"
+  found, result = checks(folder, rows)
+  assert ("lesion", "warn") in found
+  assert "p1 (7" in " ".join(f.evidence for f in result.findings)
+
+
 def test_the_command_says_what_it_found(cohort, capsys):
   folder, rows = cohort
   rows[1]["participant_id"] = rows[1]["group_id"] = "p0B"
