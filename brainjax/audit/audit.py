@@ -90,7 +90,8 @@ def audit(
         rows = _with_splits(rows, split_rows, splits)
       scans = _described(manifest, rows, num_workers, wrap("reading scans"))
       kind = {"kind": "manifest", "manifest_sha256": records.sha256_of(path)}
-    answers = confounds.ask(scans, wrap("asking probes"))
+    answers = confounds.ask(scans, progress=wrap("asking probes"))
+    of_sources = confounds.check_images_of_sources(scans)
   findings = in_order(
     [
       *identity.check_splits(split_rows or rows),
@@ -99,6 +100,7 @@ def audit(
       *copies.check_copies(scans),
       *confounds.check_sources(rows),
       *confounds.check_facts(answers, scans),
+      *of_sources,
       *headers.check_headers(scans),
       *headers.check_lesions(scans),
       *_unread(scans),
@@ -144,7 +146,7 @@ def verdict(findings: Iterable[Finding]) -> dict[str, Any]:
   findings = list(findings)
   failures = [f for f in findings if f.severity == "fail"]
   warnings = [f for f in findings if f.severity == "warn"]
-  refused = [f for f in failures if f.check == "one_class_a_source"]
+  refused = [f for f in failures if f.check == confounds.SEPARATE]
   if failures:
     text = (
       f"The audit failed: {count(len(failures), 'failure')}"

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib import figure as mpl_figure
 
-from brainjax.audit.confounds import Answer
+from brainjax.audit.confounds import Answer, auc_text
 from brainjax.audit.describe import Scan
 from brainjax.audit.facts import FACTS
 from brainjax.audit.findings import Finding
@@ -62,7 +62,7 @@ def draw_probes(answers: Sequence[Answer]) -> mpl_figure.Figure:
       axes.text(
         1.03,
         y,
-        interval_text(answer),
+        auc_text(probe),
         transform=axes.get_yaxis_transform(),
         **style,
       )
@@ -71,16 +71,6 @@ def draw_probes(answers: Sequence[Answer]) -> mpl_figure.Figure:
     axes.set_xlabel("AUC of the label told best, 95 % intervals", loc="left")
     axes.spines[["left", "top", "right"]].set_visible(False)
   return figure
-
-
-def interval_text(answer: Answer) -> str:
-  """Writes the AUC of a probe with its interval."""
-  probe = answer.probe
-  if probe is None:
-    return answer.skipped
-  if probe.low is None or probe.high is None:
-    return f"{probe.auc:.2f}"
-  return f"{probe.auc:.2f} [{probe.low:.2f}, {probe.high:.2f}]"
 
 
 def picture_of(

@@ -58,9 +58,10 @@ def refused_headline(
     split: Whose score it is.
   """
   by_class = [{**scan, "label": scan["class"]} for scan in scans]
-  if not confounds.check_sources(by_class):
+  found = confounds.check_sources(by_class)
+  if not found:
     return ""
   return (
-    "No score is claimed: every class comes from sources of its own, so that"
-    f" the {score} on the {split} split says how well sources are told apart."
+    f"No score is claimed. {found[0].title}, so that the {score} on the {split}"
+    " split may say how well sources are told apart."
   )

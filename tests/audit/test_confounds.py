@@ -96,6 +96,40 @@ def test_classes_of_different_sources_refuse_a_headline():
   assert confounds.check_sources(rows[:1]) == []
 
 
+def test_tumours_of_several_types_do_not_make_up_for_the_normals():
+  rows = [
+    many_heads.row("a", "normal", source="IXI"),
+    many_heads.row("b", "glioma", source="BraTS"),
+    many_heads.row("c", "meningioma", source="BraTS"),
+    many_heads.row("d", "normal", source="OASIS"),
+  ]
+  (finding,) = confounds.check_sources(rows)
+  assert "glioma, meningioma from normal" in finding.title
+  # A chain of sources connects them all.
+  rows.append(many_heads.row("e", "meningioma", source="OASIS"))
+  assert confounds.check_sources(rows) == []
+
+
+def test_images_that_tell_their_source_are_noted():
+  scans = many_heads.scans()
+  assert confounds.check_images_of_sources(scans) == []  # there is one
+  rng = np.random.default_rng(0)
+  of_two = []
+  for scan in scans:
+    second = rng.random() < 0.5
+    moments = rng.standard_normal(4) + 3 * second
+    of_two.append(
+      dataclasses.replace(
+        scan,
+        row=scan.row | {"source": "ab"[second]},
+        numbers={**scan.numbers, "moments": moments},
+      )
+    )
+  (finding,) = confounds.check_images_of_sources(of_two)
+  assert finding.severity == "note"
+  assert list(finding.figures) == ["moments"]
+
+
 @pytest.mark.parametrize("age", ["-3", "451", "old"])
 def test_impossible_ages(age):
   scans = [Scan(many_heads.row("a", age=age)), Scan(many_heads.row("b"))]

@@ -56,7 +56,7 @@ def test_probes_are_drawn_with_what_is_written_beside(few):
   texts = [t.get_text() for t in pictures.draw_probes(answers).axes[0].texts]
   for answer in answers:
     assert answer.title in texts
-    assert pictures.interval_text(answer) in texts
+    assert confounds.auc_text(answer.probe) in texts
 
 
 def test_every_picture_has_words(tmp_path):
