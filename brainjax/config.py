@@ -157,6 +157,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   preparation.bias_field.grid_mm = 4.0  # voxels it is estimated on, millimetres
   preparation.bias_field.iterations = (50, 50, 50, 50)  # at most, of each level
   preparation.bias_field.tolerance = 1e-3  # change at which a level ends
+  # "none", by their scanner coordinates, or "rigid": the motion is looked for
+  preparation.registration = "none"  # of other modalities to the first
   preparation.plane = "axial"  # "axial" | "coronal" | "sagittal"
   preparation.height = 128  # pixels
   preparation.width = 128  # pixels

@@ -15,6 +15,7 @@ from brainjax.preparation import (
   brain_mask,
   intensity,
   region,
+  registration,
   search,
   slices,
 )
@@ -29,6 +30,7 @@ LEAST_TISSUE = 0.6
 _AXES = ("left to right", "back to front", "bottom to top")
 _CHOICES = {
   "bias_field.method": ("jax", "sitk", "none"),
+  "registration": ("none", "rigid"),
   "plane": ("axial", "coronal", "sagittal"),
   "crop": ("brain", "region", "none"),
   "slices": ("all", "uniform", "every"),
@@ -75,7 +77,8 @@ def prepare_scan(
   """Prepares the scan of one row; it writes nothing.
 
   The first modality that is there gives the grid, the brain and the region;
-  the others are brought onto its grid by their scanner coordinates.
+  the others are brought onto its grid by their scanner coordinates, or by the
+  motion that registration finds besides.
 
   Args:
     manifest: The manifest.
@@ -104,6 +107,7 @@ def prepare_scan(
   volume = volumes[first]
   for name in present[1:]:
     _check_kind(files[name][0], volumes[name], files[first][0], volume)
+  motions = _motions(volumes, config)
   mask_files = image_files(manifest, row, "mask")
   tumour = read_mask(mask_files, volume, spacing) if mask_files else None
   brain = _brain(image_files(manifest, row, "brain_mask"), volume, spacing)
@@ -116,7 +120,7 @@ def prepare_scan(
     )
   found = None
   if known and config.crop == "region":
-    found = _search({name: volumes[name] for name in present}, brain, config)
+    found = _search(volumes, motions, brain, config)
   box = region.find_region(
     brain,
     volume.spacing_mm,
@@ -152,7 +156,7 @@ def prepare_scan(
       landmarks.append(np.zeros(len(intensity.LANDMARK_PERCENTILES)))
       moments.append((0.0, 0.0))
       continue
-    array, reached = aligned(volumes[name], volume)
+    array, reached = aligned(volumes[name], volume, motions.get(name))
     inside = brain if reached is None else brain & reached
     values = array[inside]
     if 2 * len(values) < np.count_nonzero(brain):
@@ -191,12 +195,18 @@ def prepare_scan(
     session_id=row["session_id"],
     group_id=row["group_id"],
     label=row["label"],
-    geometry=slices.geometry_of(volume, box, index, found),
+    geometry=slices.geometry_of(volume, box, index, found, motions),
     mask=mask,
     moments=np.array(moments, np.float32),
   )
   doubts = [doubt for name in present for doubt in volumes[name].doubts]
-  return Prepared(record, (*doubts, *_warnings(volume, brain)))
+  unmoved = (
+    f"{name} could not be registered to {first}, and is taken by its scanner"
+    " coordinates"
+    for name, motion in motions.items()
+    if motion is None
+  )
+  return Prepared(record, (*doubts, *unmoved, *_warnings(volume, brain)))
 
 
 def check_config(config: Any) -> None:
@@ -284,15 +294,38 @@ def _brain(
   return given
 
 
+def _motions(
+  volumes: Mapping[str, Volume], config: Any
+) -> dict[str, np.ndarray | None]:
+  """Returns how the first modality lies in each other, where it is asked for.
+
+  It is None where no motion was found that somebody can have made.
+  """
+  fixed, *_ = volumes.values()
+  if config.registration == "none" or fixed.affine is None:
+    return {}
+  return {
+    name: registration.register(volume, fixed)
+    for name, volume in volumes.items()
+    if volume is not fixed
+  }
+
+
 def _search(
-  volumes: Mapping[str, Volume], brain: np.ndarray, config: Any
+  volumes: Mapping[str, Volume],
+  motions: Mapping[str, np.ndarray | None],
+  brain: np.ndarray,
+  config: Any,
 ) -> np.ndarray:
   """Returns bool[X,Y,Z], what may be a tumour."""
   first = next(iter(volumes.values()))
   fields = config.region.to_dict()
   del fields["margin"]
   return search.search(
-    {name: aligned(volume, first)[0] for name, volume in volumes.items()},
+    {
+      name: aligned(volume, first, motions.get(name))[0]
+      for name, volume in volumes.items()
+    },
     brain,
     first.spacing_mm,
     region.AXES[config.plane],

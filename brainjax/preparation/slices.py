@@ -24,6 +24,8 @@ A record's geometry, in JSON:
     row, column      [offset, step] of `region.Region`
     region_found     whether there was a region to crop to; null if none was
                      looked for
+    motions          of other modalities that were registered, by name: from
+                     millimetres of this file to theirs; null if none was found
 """
 
 from collections.abc import Mapping
@@ -125,6 +127,7 @@ def geometry_of(
   region: Region,
   slice_index: np.ndarray,
   found: np.ndarray | None = None,
+  motions: Mapping[str, np.ndarray | None] | None = None,
 ) -> dict[str, Any]:
   """Returns the geometry of a record, as this module describes it."""
   spacing = affine = None
@@ -142,6 +145,10 @@ def geometry_of(
     "row": list(region.row),
     "column": list(region.column),
     "region_found": None if found is None else bool(found.any()),
+    "motions": {
+      name: None if motion is None else motion.tolist()
+      for name, motion in (motions or {}).items()
+    },
   }
 
 

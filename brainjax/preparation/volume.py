@@ -104,15 +104,17 @@ def volume_of_images(images: Sequence[np.ndarray]) -> Volume:
 
 
 def aligned(
-  volume: Volume, reference: Volume
+  volume: Volume, reference: Volume, motion: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
   """Brings a volume onto the grid of another by their scanner coordinates.
 
-  Nothing is registered: the participant must not have moved in between.
+  Nothing is registered: without a motion, the participant must not have moved
+  in between.
 
   Args:
     volume: Of the same participant and session.
     reference: The grid; like `volume` a volume, or 2-D images of one size.
+    motion: f64[4,4], millimetres in `reference` to those in `volume`.
 
   Returns:
     f32[X,Y,Z] on the grid of `reference`, by linear interpolation, and
@@ -121,12 +123,13 @@ def aligned(
   if volume.affine is None or reference.affine is None:
     return volume.array, None
   shape = reference.array.shape
-  if volume.array.shape == shape:
+  if volume.array.shape == shape and motion is None:
     corners = np.array([[0, 0, 0, 1], [*shape, 1]]).T
     shift_mm = np.abs((volume.affine - reference.affine) @ corners).max()
     if shift_mm < 0.1 * reference.spacing_mm.min():
       return volume.array, None
-  to_volume = np.linalg.solve(volume.affine, reference.affine)
+  moved = reference.affine if motion is None else motion @ reference.affine
+  to_volume = np.linalg.solve(volume.affine, moved)
 
   def sample(array: np.ndarray) -> np.ndarray:
     sampled = np.empty(shape, np.float32)
