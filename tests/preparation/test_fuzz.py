@@ -22,6 +22,7 @@ def fuzz(kind, count, seed):
   assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_hundred_damaged_files(kind):
   fuzz(kind, 200, 0)
