@@ -1,8 +1,8 @@
 """The demo: a synthetic cohort, from drawn scans to a report, on a CPU.
 
-It goes the way of a real study: cohort, preparation, training of two heads,
-one look at the test split. Its seed was fixed before the test split was ever
-scored, and nothing was tuned on it.
+It goes the way of a real study: cohort, preparation, audit, training of two
+heads, one look at the test split. Its seed was fixed before the test split was
+ever scored, and nothing was tuned on it.
 """
 
 import os
@@ -15,6 +15,7 @@ import rich.console
 import rich.table
 
 from brainjax import config as config_lib
+from brainjax.audit import audit
 from brainjax.cohort import manifest, phantom
 from brainjax.evaluation import evaluate, report, verdict
 from brainjax.preparation import prepare
@@ -67,7 +68,7 @@ def run(
   path = out / "cohort" / "manifest.csv"
   manifest.write_manifest(path, rows, columns)
 
-  _step(console, 2, "scans into records")
+  _step(console, 2, "scans into records, and what could deceive in them")
   summary = prepare.prepare(
     path,
     out / "records",
@@ -76,6 +77,9 @@ def run(
     progress=progress("preparing"),
   )
   console.print(summary.text, highlight=False)
+  audited = audit.audit(out / "records", progress=progress)
+  said = audit.verdict(audited.findings)["verdict"]
+  console.print(f"{said} {audited.page}", highlight=False)
 
   workdirs = []
   for number, head in enumerate(HEADS, start=3):

@@ -69,8 +69,8 @@ FACTS = (
     "form of the participant's id",
     lambda scan: id_form(scan.row["participant_id"]),
     True,
-    "Ids of one form are of one hospital or one time. Take every class from"
-    " each, or report scores within each.",
+    "Ids of one form (#6 stands for six digits) are of one hospital or one"
+    " time. Take every class from each, or report scores within each.",
   ),
   Fact("slices", "number of slices", _numbers("slices"), True, _MEND_GRID),
   Fact("spacing", "voxel spacing", _numbers("spacing"), True, _MEND_GRID),
