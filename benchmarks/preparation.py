@@ -137,7 +137,7 @@ class Monai:
 
     steps = [
       transforms.LoadImage(image_only=True, ensure_channel_first=True),
-      transforms.Orientation("RAS"),
+      transforms.Orientation("RAS", labels=None),
       transforms.CropForeground(select_fn=lambda x: x > x.mean(), margin=5),
       transforms.Resize(
         (SETTINGS.height, SETTINGS.width, SETTINGS.num_slices), mode="trilinear"

@@ -29,7 +29,7 @@ SEED = 1
 def get_config(head: str) -> ml_collections.ConfigDict:
   """Returns the demo's config: small slices, a small encoder, few epochs."""
   config = config_lib.get_config(f"head={head}")
-  config.preparation.bias_field.method = "none"  # N4 takes minutes
+  config.preparation.bias_field.method = "none"  # for its time
   config.preparation.height = 64
   config.preparation.width = 64
   config.preparation.num_slices = 16
