@@ -14,7 +14,9 @@ from matplotlib import figure as mpl_figure
 from brainjax.evaluation import exhibits, figures, run_files, verdict
 from brainjax.evaluation.run_files import Run
 
-_STEPS = np.linspace(0, 1, 201)  # of the false positive rate
+Curve = tuple[np.ndarray, np.ndarray]  # false positive rate, sensitivity
+
+_RATES = np.linspace(0, 1, 201)  # at which curves of several classes are joined
 _LINES = ("--", "-.", ":")
 
 
@@ -38,7 +40,7 @@ def baselines_exhibit(run: Run, split: str) -> exhibits.Exhibit | None:
   rows = run_files.read_csv(run.path / f"baselines_{split}.csv")
   people = [row for row in run.participants if row["split"] == split]
   own = _curve(run, people)
-  panels: dict[str, dict[str, np.ndarray]] = {}
+  panels: dict[str, dict[str, Curve]] = {}
   said = [f"this run {verdict.score_text(run.metrics[split]['roc_auc'])}"]
   for name, score in scores.items():
     comparator, _, kind = name.partition(", ")
@@ -55,27 +57,23 @@ def baselines_exhibit(run: Run, split: str) -> exhibits.Exhibit | None:
 
 
 def draw_panels(
-  own: np.ndarray, panels: Mapping[str, Mapping[str, np.ndarray]], *, n: int
+  own: Curve, panels: Mapping[str, Mapping[str, Curve]], *, n: int
 ) -> mpl_figure.Figure:
-  """Draws f64[201] sensitivities by panel and name, and the run's in each."""
+  """Draws curves by panel and name, and the run's own in each."""
   with matplotlib.rc_context(figures.STYLE):
-    figure = mpl_figure.Figure((4.6, 6.4 * len(panels)), layout="constrained")
-    parts = figure.subfigures(len(panels), 1, squeeze=False)[:, 0]
-    for part, (kind, curves) in zip(parts, panels.items(), strict=True):
-      axes = part.subplots()
+    figure = mpl_figure.Figure((4.6, 7.3 * len(panels)), layout="constrained")
+    places = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for axes, (kind, curves) in zip(places, panels.items(), strict=True):
       axes.plot([0, 1], [0, 1], color="#888888", linewidth=1)
       for i, (name, curve) in enumerate(curves.items()):
         axes.plot(
-          _STEPS,
-          curve,
+          *curve,
           color=figures.COLOURS[(i + 1) % len(figures.COLOURS)],
           linestyle=_LINES[i % len(_LINES)],
           linewidth=1.2,
           label=name,
         )
-      axes.plot(
-        _STEPS, own, color=figures.COLOURS[0], linewidth=2.4, label="this run"
-      )
+      axes.plot(*own, color=figures.COLOURS[0], linewidth=2.4, label="this run")
       axes.set(
         xlim=(0, 1),
         ylim=(0, 1.005),
@@ -84,21 +82,21 @@ def draw_panels(
         xlabel="1 \N{MINUS SIGN} specificity",
         ylabel="sensitivity",
       )
-      part.legend(loc="outside lower center")
+      axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12))
   return figure
 
 
-def _curve(run: Run, rows: list[dict[str, str]]) -> np.ndarray:
-  """Returns f64[201] sensitivities at `_STEPS`."""
+def _curve(run: Run, rows: list[dict[str, str]]) -> Curve:
   classes = run.model["classes"]
   shown = [run.model["positive"]] if len(classes) == 2 else classes
   curves = []
   for name in shown:
     truth = np.array([row["true_label"] == name for row in rows])
-    if truth.all() or not truth.any():
-      continue
-    scores = [float(row[f"proba_{name}"]) for row in rows]
-    # Steps, as the curve of few rows has them: the best reached so far.
-    rates, sensitivity, _ = sklearn.metrics.roc_curve(truth, scores)
-    curves.append(sensitivity[np.searchsorted(rates, _STEPS, "right") - 1])
-  return np.mean(curves, axis=0) if curves else np.full(len(_STEPS), np.nan)
+    if not truth.all() and truth.any():
+      scores = [float(row[f"proba_{name}"]) for row in rows]
+      curves.append(sklearn.metrics.roc_curve(truth, scores)[:2])
+  if len(curves) == 1:
+    return curves[0]
+  found = [np.interp(_RATES, *curve) for curve in curves]
+  mean = np.mean(found, axis=0) if found else np.full(len(_RATES), np.nan)
+  return _RATES, mean

@@ -8,7 +8,7 @@ from brainjax.evaluation import exhibits, figures
 from brainjax.evaluation.run_files import Run
 from brainjax.metrics import calibration, statistics
 
-_BINS = 10
+_MOST_BINS, _FEWEST_ROWS = 10, 8  # bins, and rows in one of them
 
 
 def reliability_exhibit(run: Run, split: str) -> exhibits.Exhibit:
@@ -29,7 +29,8 @@ def reliability_exhibit(run: Run, split: str) -> exhibits.Exhibit:
   else:
     what, confidence = "are the class predicted", probabilities.max(1)
     came_true = probabilities.argmax(1) == targets
-  bins = calibration.reliability(confidence, came_true, bins=_BINS)
+  num_bins = min(_MOST_BINS, max(2, len(people) // _FEWEST_ROWS))
+  bins = calibration.reliability(confidence, came_true, bins=num_bins)
   said = "; ".join(
     f"{true} of {rows} where {mean:.2f} was said"
     for mean, rows, true in zip(*bins, strict=True)

@@ -407,7 +407,7 @@ def test_comparators_have_a_picture_and_a_table(tmp_path, classes):
   exhibit = baselines_figure.baselines_exhibit(
     run_files.read_run(workdir), "test"
   )
-  panels = [axes for sub in exhibit.figure.subfigs for axes in sub.axes]
+  panels = exhibit.figure.axes
   assert [axes.get_title() for axes in panels] == [
     f"{kind} features (n = {len(people)})" for kind in "ab"
   ]
