@@ -4,7 +4,7 @@ A record is what preparation hands to training: integer slices and all that is
 needed to undo the preparation. Its bytes are safetensors with JSON metadata,
 so reading one never runs code. A folder of records is
 
-    shard-00000.arrayrecord ...   records, `group_size:1,zstd:1`
+    shard-00000.arrayrecord ...   records, `group_size:1,zstd:-5`
     index.json                    schema, config, lengths, hashes
     manifest.csv                  the manifest's rows plus `record_index`
     rejected.csv                  scans that could not be prepared, and why
@@ -332,8 +332,9 @@ def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> str:
     OSError: The file cannot be written.
   """
   with replacing(path) as partial:
+    # Fast rather than small: decompression is most of what reading costs.
     writer = array_record_module.ArrayRecordWriter(
-      str(partial), "group_size:1,zstd:1"
+      str(partial), "group_size:1,zstd:-5"
     )
     for data in records:
       _written(writer.write, data)
