@@ -37,6 +37,10 @@ _TAGS = (
   *("ImageOrientationPatient", "ImagePositionPatient"),
   *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
+_HEADER_ALONE: dict[str, Any] = {
+  "stop_before_pixels": True,
+  "specific_tags": list(_TAGS),
+}
 # Tells images at one place apart; of several frames, in these groups of tags.
 _VARYING = {
   "EchoTime": "",
@@ -63,9 +67,7 @@ class Frame:
   Attributes:
     file: The file.
     index: Of the frame, from 0.
-    uid: Hash of the image's UID.
-    series: Hash of the series' UID.
-    study: Hash of the study's UID.
+    uid, series, study: Hashes of the UIDs of image, series and study.
     person: PatientID and its issuer, to be hashed; "" if there is none.
     moment: Date and time of the study, for nothing but the order.
     facts: `number`, `description`, `contrast`, `type`, `sex`, `age` and
@@ -142,7 +144,8 @@ def read_frames(
   for file in files:
     try:
       with quiet():
-        frames += _frames_of(file, _read_header(file))
+        transfer_syntax(file)
+        frames += _frames_of(file, pydicom.dcmread(file, **_HEADER_ALONE))
     except NoImageError as error:
       left_out[file] = str(error)
     except Exception as error:
@@ -163,13 +166,6 @@ def transfer_syntax(file: pathlib.Path) -> str:
   if syntax == _DEFLATED:  # its header unpacks to any size
     raise NoImageError("deflated as a whole; unpack it (`dcmconv +te`)")
   return syntax
-
-
-def _read_header(file: pathlib.Path) -> Dataset:
-  transfer_syntax(file)
-  return pydicom.dcmread(
-    file, stop_before_pixels=True, specific_tags=list(_TAGS)
-  )
 
 
 def _frames_of(file: pathlib.Path, header: Dataset) -> list[Frame]:
@@ -264,6 +260,10 @@ def _varying(groups: Sequence[Dataset]) -> list[str]:
   ]
 
 
+def _first(group: Dataset, sequence: str) -> Dataset:
+  return next(iter(group.get(sequence) or ()), Dataset())
+
+
 def _text(group: Dataset, name: str) -> str:
   """Returns a value as one line; "" if there is none."""
   value = group.get(name)
@@ -272,10 +272,6 @@ def _text(group: Dataset, name: str) -> str:
   if isinstance(value, (list, tuple, MultiValue)):
     value = "\\".join(map(str, value))
   return " ".join(str(value).split())
-
-
-def _first(group: Dataset, sequence: str) -> Dataset:
-  return next(iter(group.get(sequence) or ()), Dataset())
 
 
 def _numbers(

@@ -5,6 +5,7 @@ the images in the order of their positions along their normal, whatever the
 files are called.
 """
 
+import dataclasses
 import itertools
 import pathlib
 import tempfile
@@ -119,7 +120,11 @@ def _choose(
         f"{len(meant) or len(usable)} series could be the image; name one as"
         f" {folder.name}#KEY: {_listed(meant or usable)}",
       )
-    usable = meant
+    doubt = (
+      f"{len(usable)} series could be the image; {meant[0].text} was taken by"
+      " its description"
+    )
+    return dataclasses.replace(meant[0], doubts=(*meant[0].doubts, doubt))
   return usable[0]
 
 

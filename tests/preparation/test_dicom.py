@@ -203,6 +203,8 @@ def test_several_series_are_listed_and_can_be_named(tmp_path):
   np.testing.assert_array_equal(named.array, second)
   by_kind = reading.read_volume([tmp_path], modality="t2")
   np.testing.assert_array_equal(by_kind.array, second)
+  (doubt,) = by_kind.doubts
+  assert doubt.startswith("2 series could be the image; 'AX T2 ? ? FSE' (")
   wrong = tmp_path.with_name(f"{tmp_path.name}#00000000")
   assert "no series #00000000; 'AX T1 SE'" in _reason(wrong)
 

@@ -81,9 +81,7 @@ def read_dicom_tree(
   cells = _cells(stacks)
   rows, listed = [], []
   number_of: dict[str, int] = collections.Counter()
-  for (person, _), members in sorted(
-    studies.items(), key=lambda item: (item[0][0], item[1][0].frames[0].moment)
-  ):
+  for (person, _), members in sorted(studies.items(), key=_in_time):
     number_of[person] += 1
     ids = {"participant_id": person, "session_id": str(number_of[person])}
     taken = _taken(members)
@@ -101,6 +99,14 @@ def read_dicom_tree(
       " manifest by hand with the cells listed there"
     )
   return files.filled(rows, _COLUMNS)
+
+
+def _in_time(
+  study: tuple[tuple[str, str], list[Stack]],
+) -> tuple[str, str]:
+  """Sorts studies by participant, then by their moment."""
+  (person, _), members = study
+  return person, min(stack.frames[0].moment for stack in members)
 
 
 def beside(out: str | os.PathLike[str], ending: str) -> pathlib.Path:
