@@ -95,7 +95,12 @@ def describe_file(manifest: Manifest, row: Mapping[str, str]) -> Scan:
     outside = float(share[~brain].sum() / share.sum())
   images = ()
   if not is_volume:
-    images = tuple(_digest(image) for image in np.moveaxis(volume.array, -1, 0))
+    # All black images are equal.
+    images = tuple(
+      _digest(image)
+      for image in np.moveaxis(volume.array, -1, 0)
+      if image.min() < image.max()
+    )
   impossible, layout = _header(files[0], volume)
   if is_volume and given is None:
     impossible += _impossible_extent(small, brain)

@@ -4,6 +4,7 @@ import shutil
 
 import many_heads
 import numpy as np
+import PIL.Image
 import pytest
 from scipy import ndimage
 
@@ -67,6 +68,22 @@ def test_a_resampled_copy_is_caught(cohort):
   found, result = checks(folder, rows)
   assert found == [("copies", "fail")]
   assert "p2 = stranger (correlation 0.9" in result.findings[0].evidence
+
+
+def test_2d_images_are_compared_one_by_one_but_not_black_ones(tmp_path):
+  rng = np.random.default_rng(0)
+  shared = rng.integers(1, 255, (40, 40), np.uint8)
+  rows = []
+  for i in range(4):
+    names = [f"p{i}_{j}.png" for j in range(3)]
+    images = [np.zeros_like(shared), rng.integers(1, 255, (40, 40), np.uint8)]
+    images.append(shared if i in (1, 3) else images[1][::-1])
+    for name, image in zip(names, images, strict=True):
+      PIL.Image.fromarray(image).save(tmp_path / name)
+    rows.append(many_heads.row(f"p{i}") | {"t1": ";".join(names)})
+  found, result = checks(tmp_path, rows)
+  assert found == [("copies", "fail")]
+  assert result.findings[0].ids == (("p1", "p3"),)
 
 
 def test_a_shared_subject_is_caught(cohort):
