@@ -51,7 +51,7 @@ def pack_batch(
   """Reads the scans of a step and lays their slices end to end.
 
   Args:
-    rows: i32[G,B] record indices, -1 = no scan.
+    rows: i32[G,B] draws, see `pipeline.draws`, -1 = no scan.
     read: Returns the record of an index.
     labels: i32[R] class index of each record, -1 = unknown.
     shape: Sizes of the batch.
@@ -71,6 +71,7 @@ def pack_batch(
     weight: f32[G,B]; 1 = a scan, 0 = none.
     length: i32[G,B] slices.
     record_index: i32[G,B]; -1 = none.
+    draw: i32[G,B] `rows`, from which all that is random of a scan derives.
     scale: f32[G,B+1] standard deviations a code step; 0 for no scan and, at
       B, for filler.
     present: u8[G,B+1,C], 1 where the modality was there; 0 for no scan and
@@ -83,6 +84,7 @@ def pack_batch(
     ValueError: A scan does not fit.
   """
   num_packs, num_rows = rows.shape
+  indices = np.where(rows < 0, -1, rows % max(len(labels), 1))
   slots = (num_packs, shape.slices)
   filler = ZERO_CODES[np.dtype(dtype)]
   store = np.empty((*slots, *slice_shape), dtype)
@@ -99,7 +101,8 @@ def pack_batch(
     "label": np.full(rows.shape, -1, np.int32),
     "weight": (rows >= 0).astype(np.float32),
     "length": np.zeros(rows.shape, np.int32),
-    "record_index": rows.astype(np.int32),
+    "record_index": indices.astype(np.int32),
+    "draw": rows.astype(np.int32),
     "scale": np.zeros((num_packs, num_rows + 1), np.float32),
   }
   channels = slice_shape[-1]
@@ -110,7 +113,7 @@ def pack_batch(
     batch["landmarks"] = np.zeros(
       (num_packs, num_rows + 1, channels, 11), np.float32
     )
-  for pack, scans in enumerate(rows.tolist()):
+  for pack, scans in enumerate(indices.tolist()):
     end = 0
     for row, record_index in enumerate(scans):
       if record_index < 0:

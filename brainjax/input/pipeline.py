@@ -30,7 +30,7 @@ def training_rows(
   packs: np.ndarray,
   sampling: Sampling | None = None,
 ) -> RowsOf:
-  """Returns the order: a function from a step to i32[g,B] record indices.
+  """Returns the order: a function from a step to i32[g,B] draws, see `draws`.
 
   Args:
     lengths: i32[R] slices of each record.
@@ -49,9 +49,36 @@ def training_rows(
 
   def rows_of(step: int) -> np.ndarray:
     epoch, place = divmod(step, shape.steps_per_epoch)
-    return plan_of(epoch)[place, packs]
+    # Of all packs, so that it does not matter who reads which.
+    return draws(plan_of(epoch)[place], len(lengths))[packs]
 
   return rows_of
+
+
+def draws(rows: np.ndarray, num_records: int) -> np.ndarray:
+  """Tells the draws of a scan apart that a step has more than once.
+
+  The first is its record index, the second that plus `num_records`, and so on.
+
+  >>> draws(np.array([[4, 2, 4], [4, -1, 0]], np.int32), 10)
+  array([[ 4,  2, 14],
+         [24, -1,  0]], dtype=int32)
+
+  Args:
+    rows: i32[G,B] record indices of a step, -1 = no scan.
+    num_records: R.
+
+  Returns:
+    i32[G,B]; -1 stays.
+  """
+  flat = rows.ravel()
+  order = np.argsort(flat, kind="stable")
+  ranked = flat[order]
+  earlier = np.empty_like(flat)
+  earlier[order] = np.arange(len(flat)) - np.searchsorted(ranked, ranked)
+  return np.where(
+    rows < 0, -1, rows + num_records * earlier.reshape(rows.shape)
+  )
 
 
 def training_batches(

@@ -2,7 +2,7 @@
 
 One draw a scan, applied to all its slices: maps and a deformation, composed
 into one resampling (`warp.py`), then bias field and contrast (`appearance.py`)
-and noise. A draw is a pure function of (key of the step, record index), so
+and noise. All is a pure function of (key of the step, draw of the scan), so
 neither the batch nor the devices matter.
 """
 
@@ -121,7 +121,7 @@ def vary_batch(
   Returns:
     f32[G,N,H,W,C].
   """
-  names = ("owner", "position", "length", "record_index", "present")
+  names = ("owner", "position", "length", "draw", "present")
   facts = {name: batch[name] for name in names if name in batch}
   # vmap over packs, not a reshape: a pack stays on its device.
   return jax.vmap(lambda s, f: _vary_pack(s, f, key, ranges))(slices, facts)
@@ -170,14 +170,12 @@ def draw_scan(
 def _vary_pack(slices, facts, key, ranges):
   """Varies f32[N,H,W,C] of one pack."""
   _, height, width, _ = slices.shape
-  owner, record_index = facts["owner"], facts["record_index"]
-  num_rows = len(record_index)
+  owner, draws = facts["owner"], facts["draw"]
+  num_rows = len(draws)
   rows = jnp.minimum(owner, num_rows - 1)  # filler is 0 under every draw
   drawn = jax.vmap(
-    lambda index: draw_scan(
-      jax.random.fold_in(key, index), ranges, height, width
-    )
-  )(record_index)
+    lambda draw: draw_scan(jax.random.fold_in(key, draw), ranges, height, width)
+  )(draws)
   varied, coordinates = slices, None
   if ranges.moves:
     coordinates = warp.source_coordinates(drawn["map"], height, width)

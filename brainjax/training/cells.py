@@ -227,12 +227,12 @@ def take_batch(
   Args:
     store: The features.
     cell: What the training is of.
-    rows: i32[G,B] scans, -1 = none.
+    rows: i32[G,B] draws, see `pipeline.draws`, -1 = none.
     longest: S, slices of the longest scan. Static.
   """
   packs, num_rows = rows.shape
   present = rows >= 0
-  scan = jnp.maximum(rows, 0)
+  scan = jnp.maximum(rows, 0) % store.lengths.size
   length = jnp.where(present, store.lengths[scan], 0)
   place = jnp.arange(longest, dtype=jnp.int32)[None, None]
   valid = place < length[..., None]
@@ -251,7 +251,8 @@ def take_batch(
     "label": jnp.where(present, cell.labels[scan], -1),
     "weight": present.astype(jnp.float32),
     "length": length,
-    "record_index": rows,
+    "record_index": jnp.where(present, scan, -1),
+    "draw": rows,
     "scale": jnp.pad(present.astype(jnp.float32), ((0, 0), (0, 1))),
   }
 

@@ -53,7 +53,7 @@ def classification_loss(
 
   Args:
     logits: f32[G,B,K].
-    batch: `label`, `weight` and `record_index`, each [G,B].
+    batch: `label`, `weight` and `draw`, each [G,B].
     key: Of the step; only mixup draws.
     settings: What the loss is made of. Static.
 
@@ -69,9 +69,7 @@ def classification_loss(
     logits += jnp.array(settings.adjustment, jnp.float32)[None, None]
   terms = [(label, known)]
   if settings.mixup:
-    partner, share = draw_mixes(
-      key, batch["record_index"], known > 0, settings.mixup
-    )
+    partner, share = draw_mixes(key, batch["draw"], known > 0, settings.mixup)
     # The classifier is linear: to mix what it reads is to mix what it says.
     other = jnp.take_along_axis(logits, partner[..., None], axis=1)
     logits = share[..., None] * logits + (1 - share[..., None]) * other
@@ -170,7 +168,7 @@ def keep_hardest(
 
 def draw_mixes(
   key: jax.Array,
-  record_index: jax.Array,
+  draw: jax.Array,
   known: jax.Array,
   concentration: float,
 ) -> tuple[jax.Array, jax.Array]:
@@ -183,7 +181,7 @@ def draw_mixes(
 
   Args:
     key: Of the step.
-    record_index: i32[G,B] identifies the scan.
+    draw: i32[G,B] identifies the draw of a scan.
     known: bool[G,B], scans of known label; no other is mixed in.
     concentration: a of Beta(a, a), from which shares are drawn. Static.
 
@@ -197,10 +195,10 @@ def draw_mixes(
   wait for each other in.
   """
 
-  def draw(index):
-    return jax.random.uniform(jax.random.fold_in(key, index), (3,), jnp.float32)
+  def draw_three(draw):
+    return jax.random.uniform(jax.random.fold_in(key, draw), (3,), jnp.float32)
 
-  draws = jax.vmap(jax.vmap(draw))(record_index)
+  draws = jax.vmap(jax.vmap(draw_three))(draw)
   place, first, second = jnp.moveaxis(draws, -1, 0)
   cosine = jnp.cos(2 * jnp.pi * second)
   spread = 1 / jnp.expm1(-jnp.log(first) / concentration)

@@ -161,7 +161,7 @@ def make_train_step(
       num_rows=settings.num_rows,
       max_length=settings.max_length,
       train=True,
-      row_ids=batch["record_index"],
+      row_ids=batch["draw"],
       mutable=["batch_stats"],
       rngs={"dropout": dropout_key},
       method=method,

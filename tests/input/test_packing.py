@@ -85,6 +85,7 @@ def test_batch_has_the_keys_shapes_and_types_of_the_contract():
     "weight": ((2, 3), "float32"),
     "length": ((2, 3), "int32"),
     "record_index": ((2, 3), "int32"),
+    "draw": ((2, 3), "int32"),
     "scale": ((2, 4), "float32"),
   }
 

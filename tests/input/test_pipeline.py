@@ -1,3 +1,4 @@
+import collections
 import concurrent.futures
 import contextlib
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 import helpers
 from brainjax import records
-from brainjax.input import pipeline, plan
+from brainjax.input import pipeline, plan, sampling
 
 LENGTHS = (3, 1, 4, 1, 5, 2, 6, 5, 3, 5, 2, 4)
 SUBSET = np.array([11, 0, 2, 3, 4, 6, 7, 9])  # the others are not of training
@@ -113,6 +114,36 @@ def test_batches_are_those_of_the_plan(record_set, shape):
     np.testing.assert_array_equal(batch["weight"], scan)
     first = record_set[batch["record_index"][0, 0]].slices
     np.testing.assert_array_equal(batch["slices"][0, : len(first)], first)
+
+
+def test_draws_of_a_scan_are_told_apart_whoever_reads_them(record_set):
+  lengths = record_set.lengths
+  cells = (SUBSET == 7).astype(np.int32)  # one scan for half of the draws
+  people = [str(scan) for scan in SUBSET]
+  drawn = sampling.balanced_sampling(lengths[SUBSET], cells, people)
+  shape = plan.plan_shape(
+    drawn.envelope,
+    packs=4,
+    scans_per_step=len(SUBSET),
+    pack_slices=None,
+    longest=max(LENGTHS),
+  )
+
+  def rows_of(packs):
+    facts = {"seed": 1, "packs": np.array(packs), "sampling": drawn}
+    return pipeline.training_rows(lengths, SUBSET, shape, **facts)(0)
+
+  found = rows_of([0, 1, 2, 3])
+  for packs in ([0], [3, 1]):
+    np.testing.assert_array_equal(rows_of(packs), found[packs])
+  there = found[found >= 0]
+  assert len(set(there.tolist())) == len(there)
+  counts = collections.Counter((there % len(lengths)).tolist())
+  assert max(counts.values()) > 1
+  for scan, count in counts.items():
+    assert {scan + i * len(lengths) for i in range(count)} <= set(
+      there.tolist()
+    )
 
 
 def test_each_epoch_sees_the_subset_once(record_set, shape):

@@ -36,7 +36,7 @@ def make_batch(*packs, num_slots=8, channels=1, seed=0):
       LONGEST + np.arange(num_slots, dtype=np.int32), shape[0:1] + (1,)
     ),
     "length": np.zeros((len(packs), NUM_ROWS), np.int32),
-    "record_index": np.full((len(packs), NUM_ROWS), -1, np.int32),
+    "draw": np.full((len(packs), NUM_ROWS), -1, np.int32),
   }
   slices = np.zeros((*shape, *SIZE, channels), np.float32)
   rows, columns = np.ogrid[: SIZE[0], : SIZE[1]]
@@ -48,7 +48,7 @@ def make_batch(*packs, num_slots=8, channels=1, seed=0):
       batch["owner"][pack, start:end] = row
       batch["position"][pack, start:end] = np.arange(length)
       batch["length"][pack, row] = length
-      batch["record_index"][pack, row] = index
+      batch["draw"][pack, row] = index
       rng = np.random.default_rng([seed, index])
       brain = rng.normal(size=(length, *SIZE, channels))
       slices[pack, start:end] = brain * disc[..., None]
@@ -70,6 +70,16 @@ def test_nothing_happens_when_all_is_off():
   assert not OFF.changes_anything
   for ranges in (only(flip=True), only(noise=0.1), only(gamma=(0.5, 1.0))):
     assert ranges.changes_anything
+
+
+def test_a_scan_that_is_drawn_twice_is_varied_twice():
+  slices, batch = make_batch({7: 3}, {7: 3})
+  once = vary(slices, batch, ALL)
+  np.testing.assert_array_equal(once[0], once[1])
+  batch["draw"][1, 0] = 7 + 10  # of 10 records
+  twice = vary(slices, batch, ALL)
+  np.testing.assert_array_equal(twice[0], once[0])
+  assert np.abs(twice[1, :3] - once[1, :3]).max() > 0.1
 
 
 def test_a_scan_is_varied_alike_wherever_it_stands():

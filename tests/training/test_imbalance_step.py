@@ -38,6 +38,7 @@ def make_batch():
     "weight": weight,
     "length": np.full((G, B), S, np.int32),
     "record_index": np.arange(G * B, dtype=np.int32).reshape(G, B),
+    "draw": np.arange(G * B, dtype=np.int32).reshape(G, B),
     "scale": np.ones((G, B + 1), np.float32),
   }
 

@@ -31,7 +31,7 @@ WEIGHT[2] = 0
 RECORD_INDEX = np.where(
   WEIGHT > 0, np.arange(LABEL.size).reshape(LABEL.shape), -1
 )
-BATCH = {"label": LABEL, "weight": WEIGHT, "record_index": RECORD_INDEX}
+BATCH = {"label": LABEL, "weight": WEIGHT, "draw": RECORD_INDEX}
 KNOWN = (LABEL >= 0) & (WEIGHT > 0)
 SETTINGS = {
   "cross_entropy": {},
@@ -182,7 +182,7 @@ def test_a_certain_scan_has_a_finite_focal_gradient(gamma):
 
 def test_no_gradient_goes_through_the_choice_of_hard_scans():
   label = jnp.array([[0, 0, 1]])
-  batch = {"label": label, "weight": jnp.ones((1, 3)), "record_index": label}
+  batch = {"label": label, "weight": jnp.ones((1, 3)), "draw": label}
   settings = losses.LossSettings((1.0, 1.0), hard_negatives=1)
 
   def total(logits):
