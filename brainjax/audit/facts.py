@@ -67,7 +67,7 @@ FACTS = (
   Fact(
     "id_prefix",
     "form of the participant's id",
-    lambda scan: id_form(scan.row["participant_id"]),
+    lambda scan: id_form(scan.row["participant_id"], scan.row["label"]),
     True,
     "Ids of one form (#6 stands for six digits) are of one hospital or one"
     " time. Take every class from each, or report scores within each.",
@@ -107,13 +107,21 @@ FACTS = (
 )
 
 
-def id_form(participant_id: str) -> str:
+def id_form(participant_id: str, label: str = "") -> str:
   """Returns an id with its digits counted: how its hospital writes ids.
 
   >>> id_form("MR040240B"), id_form("phantom-00012")
   ('MR#6A', 'phantom-#5')
+
+  Args:
+    participant_id: The id.
+    label: Left out of it: who named files after their class did not thereby
+      take them from another hospital.
   """
-  form = re.sub(r"\d+", lambda found: f"#{len(found[0])}", participant_id)
+  name = participant_id
+  if label:
+    name = re.sub(re.escape(label), "", name, flags=re.IGNORECASE)
+  form = re.sub(r"\d+", lambda found: f"#{len(found[0])}", name)
   return re.sub(r"(#\d+)[A-Z]$", r"\1A", form)
 
 

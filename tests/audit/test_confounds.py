@@ -49,6 +49,17 @@ def test_that_nobody_wrote_the_age_down_tells_too():
   assert (finding.check, finding.severity) == ("age", "fail")
 
 
+def test_ids_that_hold_their_label_say_nothing():
+  scans = [
+    dataclasses.replace(
+      scan,
+      row=scan.row | {"participant_id": f"{scan.row['label'].upper()}_{i:03d}"},
+    )
+    for i, scan in enumerate(many_heads.scans())
+  ]
+  assert findings(scans) == []
+
+
 def test_a_small_cohort_is_not_asked():
   answers = confounds.ask(many_heads.scans(count=8))
   assert all(answer.probe is None for answer in answers)
