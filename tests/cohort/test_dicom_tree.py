@@ -96,6 +96,16 @@ def test_the_secret_keeps_the_ids_and_without_it_they_are_others(tmp_path):
     read(root, tmp_path / "a.csv")
 
 
+def test_a_path_does_not_give_away_whose_scan_it_is(tmp_path):
+  write_series(tmp_path / "export" / "mrn-12345" / "S1", ARRAY)
+  out = tmp_path / "m.csv"
+  with pytest.raises(InputError, match="S1: the PatientID is in the path"):
+    read(tmp_path / "export", out)
+  assert list(tmp_path.glob("m*")) == []
+  rows, _ = read(tmp_path / "export", out, keep_ids=True)
+  assert rows[0]["participant_id"] == "MRN-12345"
+
+
 def test_a_study_of_nobody_is_a_participant_of_its_own(tmp_path):
   for study in ("1.1", "1.2"):
     write_series(tmp_path / study, ARRAY, study=study, PatientID="ANONYMOUS")

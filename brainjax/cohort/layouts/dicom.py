@@ -7,8 +7,8 @@ with the cell that would name it, so that a wrong guess is soon put right.
 A participant is the PatientID hashed with a secret, `<manifest>_ids.key`: with
 that file a later export of the same patients gives the same ids, and without
 it nobody can tell whose they are, so it is not to be shared. Dates only order
-the sessions of a participant. Paths are kept as they are: do not name folders
-after patients.
+the sessions of a participant. Paths are kept as they are: where one holds the
+PatientID the tree is refused, and no folder should have a patient's name.
 """
 
 import collections
@@ -29,6 +29,7 @@ from brainjax.cohort.manifest import MODALITIES
 _EXPECTED = "a tree of DICOM files (DICM at byte 128), whatever their names"
 # Where an archive replaced the PatientID by one and the same word.
 _NOBODY = ("", "anonymous", "anonymized", "anonymised", "anon", "unknown", "0")
+_SHORTEST_ID = 4  # a shorter one is found in many a path by chance
 _COLUMNS = (
   *("participant_id", "session_id", "group_id", "label"),
   *(*MODALITIES, "source", "scanner", "age", "sex", "patient_id_known"),
@@ -60,7 +61,8 @@ def read_dicom_tree(
     Rows, a study with an image each, and their columns; labels are empty.
 
   Raises:
-    InputError: There is no DICOM image, or none that a column is clear of.
+    InputError: There is no DICOM image, or none that a column is clear of; or
+      the ids are to be hashed, and a path gives one away.
   """
   top = files.folder_of(root, _EXPECTED)
   frames, left_out = read_frames(files_of(top))
@@ -71,6 +73,8 @@ def read_dicom_tree(
       f"{root}: no DICOM image in it ({len(left_out)} files left out), but"
       f" {', '.join(reasons)}; expected {_EXPECTED}"
     )
+  if not keep_ids:
+    _check_paths(stacks, top)
   series_file = beside(out, "_series.csv")
   series_file.parent.mkdir(parents=True, exist_ok=True)
   name_of = _names(stacks, None if keep_ids else _secret(out))
@@ -129,6 +133,19 @@ def _secret(out: str | os.PathLike[str]) -> bytes:
       f"{file}: not the secret of an earlier manifest; restore it, or remove it"
       " to give new ids"
     ) from None
+
+
+def _check_paths(stacks: Sequence[Stack], top: pathlib.Path) -> None:
+  """Refuses a path that would carry a PatientID into the manifest."""
+  for stack in stacks:
+    frame = stack.frames[0]
+    name = frame.person.partition("\n")[0].casefold()
+    path = str(frame.file.relative_to(top.parent)).casefold()
+    if len(name) >= _SHORTEST_ID and _is_known(stack) and name in path:
+      raise InputError(
+        f"{frame.file.parent}: the PatientID is in the path, which the manifest"
+        " keeps; rename the folder, or take ids as they are with --keep-ids"
+      )
 
 
 def _names(
