@@ -104,6 +104,23 @@ def test_one_modality_shows_the_side_that_differs(side):
   assert (found & ~tumour).sum() < 0.5 * tumour.sum()
 
 
+def test_scalp_that_the_mask_kept_on_one_side_is_not_taken_for_it():
+  array, brain, tumour = tiny_head.tiny_head((3.0, 3.0, 3.0), stripped=True)
+  strip = np.zeros_like(brain)
+  # 9 mm thick, larger than the tumour and brighter, along the right side.
+  strip[-11:-8, 12:-12, 8:-8] = True
+  assert strip.sum() > 1.5 * tumour.sum()
+  found = search.search(
+    {"t1": np.where(strip, 400, array).astype(np.float32)},
+    brain | strip,
+    np.full(3, 3.0),
+    AXES,
+    _rules(),
+  )
+  assert (found & tumour).sum() > 0.5 * tumour.sum()
+  assert not (found & strip).any()
+
+
 def test_two_equal_sides_show_nothing():
   brain = _disc((31, 31, 31), (15, 15, 15), (12, 14, 10))
   array = np.where(brain, 100, 0).astype(np.float32)
