@@ -164,7 +164,8 @@ def _identify(job: Job) -> tuple[Facts, dict[pathlib.Path, str]]:
     "input_sha256": records.sha256_of_json(
       {name: [hashes[f] for f in files] for name, files in inputs.items()}
     ),
-    "spacing_mm": spacing_mm(row),
+    # A list, as of facts that come from JSON.
+    "spacing_mm": list(spacing_mm(row) or ()) or None,
   }
   facts["key"] = records.sha256_of_json(
     [*(facts[n] for n in (*_SCAN, *_DECISIVE)), _settings_of(job)]

@@ -77,6 +77,16 @@ def test_changed_settings_are_said(tmp_path, capsys):
   assert _tree(out) == before
 
 
+def test_a_spacing_that_stayed_is_no_reason(tmp_path):
+  path, out = tiny_head.write_scans(tmp_path / "c", count=1), tmp_path / "out"
+  study = manifest.read_manifest(path)
+  rows = [{**row, "spacing_mm": "12;12;11"} for row in study.rows]
+  manifest.write_manifest(path, rows, [*study.columns, "spacing_mm"])
+  prepare.prepare(path, out, SETTINGS)
+  found = prepare.forecast(path, out, tiny_head.settings(num_slices=3))
+  assert found.redone == (("p0", "", "with changed settings"),)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
   path = tiny_head.write_scans(tmp_path / "c", count=1)
   (tmp_path / "other").mkdir()
