@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from brainjax import records
-from brainjax.evaluation import ablation_figure, figures, report, verdict
+from brainjax.evaluation import (
+  ablation_figure,
+  ablation_scores,
+  figures,
+  report,
+  verdict,
+)
 from brainjax.evaluation.ablation_variants import CONTROLS
 from brainjax.evaluation.exhibits import Exhibit
 from brainjax.evaluation.forest import Estimate, draw_forest
@@ -186,12 +192,7 @@ def _pair(found: Mapping[str, Any], first: str, second: str) -> dict[str, Any]:
     if pair["heads"] == [first, second]:
       return pair
     if pair["heads"] == [second, first]:
-      turned = {
-        "difference": -pair["difference"],
-        "low": None if pair["high"] is None else -pair["high"],
-        "high": None if pair["low"] is None else -pair["low"],
-      }
-      return pair | turned
+      return ablation_scores.turned(pair)
   raise ValueError(f"no comparison of {first} and {second}")
 
 

@@ -87,6 +87,20 @@ def compare(
   return {name: finite(value) for name, value in result.items()}
 
 
+def turned(compared: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a comparison of two heads as one of the second with the first.
+
+  It is not made again: other draws of the bootstrap would give other numbers.
+  """
+  result = dict(compared)
+  result["difference"] = -compared["difference"]
+  for kind in ("", "equivalence_"):
+    low, high = compared[f"{kind}low"], compared[f"{kind}high"]
+    result[f"{kind}low"] = None if high is None else -high
+    result[f"{kind}high"] = None if low is None else -low
+  return result
+
+
 def ranks(
   answers: Mapping[str, Answers], metric: comparison.Metric
 ) -> dict[str, float] | None:
@@ -196,10 +210,14 @@ def score_ablation(
     table.append(row)
   reference = primary[0]
   others = [name for name in heads if name not in primary]
+
+  def between(first: str, second: str) -> dict[str, Any]:
+    if (first, second) in compared:
+      return dict(compared[first, second])
+    return turned(compared[second, first])
+
   against = {
-    name: tested(answers[name], answers[reference])
-    for name in heads
-    if name != reference
+    name: between(name, reference) for name in heads if name != reference
   }
   if others:
     raised = comparison.holm([_or_one(against[name]["p"]) for name in others])
@@ -216,7 +234,7 @@ def score_ablation(
     "resamples": resamples,
     "primary": {
       "heads": list(primary),
-      **tested(answers[primary[0]], answers[primary[1]]),
+      **between(*primary),
     },
     "reference": reference,
     "heads": table,

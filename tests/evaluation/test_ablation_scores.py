@@ -144,6 +144,18 @@ def test_the_better_head_is_found_and_the_equal_one_is_not(found):
   assert found["heads"][2]["rank"] == 3
 
 
+def test_both_sides_of_a_comparison_are_the_same_numbers(found):
+  primary, against = found["primary"], found["against_reference"]["mean"]
+  assert against["difference"] == -primary["difference"]
+  assert (against["low"], against["high"]) == (
+    -primary["high"],
+    -primary["low"],
+  )
+  assert against["p"] == primary["p"]
+  (pair,) = (p for p in found["pairs"] if p["heads"] == ["lstm", "mean"])
+  assert pair["difference"] == primary["difference"]
+
+
 def test_controls_are_held_against_their_head_or_against_chance(found):
   shuffled, random_labels = found["controls"]
   assert shuffled["high"] < 0
