@@ -201,9 +201,9 @@ def _coarse(volume: Volume) -> tuple[Volume, tuple[int, ...]]:
 def _header(file: pathlib.Path, volume: Volume) -> tuple[tuple[str, ...], str]:
   """Returns what of a header contradicts itself, and the file's layout."""
   file, _ = split_selector(file)  # of a volume in a file of several
-  suffix = "".join(file.suffixes[-2:]).lower()
-  if not file.is_file() or not suffix.endswith((".nii", ".nii.gz")):
-    return (), suffix or "folder"
+  if not file.name.lower().endswith((".nii", ".nii.gz")):
+    kind = "folder" if file.is_dir() else file.suffix.lower()
+    return (), f"{_orientation(volume.ras_from_file)} {kind}"
   header: Any = nib.load(file).header  # it was read before
   layout = f"{_orientation(volume.ras_from_file)} {header.get_data_dtype()}"
   found = []
