@@ -89,7 +89,9 @@ def alone(root):
   return train_alone(resolved(root)[2], 0, RATE)
 
 
-@pytest.mark.parametrize("strategy", cell_runs.STRATEGIES)
+@pytest.mark.parametrize(
+  "strategy", ["turns", pytest.param("vmap", marks=pytest.mark.slow)]
+)
 def test_a_cell_is_the_run_that_train_would_make_of_it(root, alone, strategy):
   loss, epoch, answer = alone
   plan, progress, scores = train(resolved(root), strategy)
