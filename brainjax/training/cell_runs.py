@@ -2,13 +2,12 @@
 
 On an accelerator a small head leaves most of the device idle, so the steps of
 all cells are one step (`vmap`). A CPU is busy with one cell; there, cells take
-turns on one compiled step, a thread each to fill what a small step leaves of
-the cores, and those that stop early cost nothing more. Also, XLA would run the
-gradient of a convolution inside a loop an order of magnitude slower there.
+turns on one compiled step, and those that stop early cost nothing more. Also,
+XLA would run the gradient of a convolution inside a loop an order of magnitude
+slower there.
 """
 
 import concurrent.futures
-import os
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -59,8 +58,7 @@ def train_cells(
     trainer: What the cells have in common.
     store: The features.
     cells: Every leaf leads with the C cells.
-    rows_of: From a cell and an epoch to i32[steps,G,B] scans, -1 = none. With
-      "turns", threads call it.
+    rows_of: From a cell and an epoch to i32[steps,G,B] scans, -1 = none.
     validation: i32[C,T,G,B], the scans of each validation split.
     num_epochs: At most.
     strategy: One of `STRATEGIES`.
@@ -131,7 +129,7 @@ def _side_by_side(
 def _in_turns(
   trainer, store, cells, rows_of, validation, num_epochs, on_epoch
 ) -> Trained:
-  count, threads = len(validation), os.cpu_count() or 1
+  count = len(validation)
   began = time.perf_counter()
   given = store, _of(cells, 0)
   start = jax.jit(trainer.start).lower(*given).compile()
@@ -141,7 +139,7 @@ def _in_turns(
     compiled = jax.jit(function, donate_argnums=2)
     return compiled.lower(*given, progress, rows).compile()
 
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
     step, validate = pool.map(
       compile_one,
       (trainer.train_step, trainer.validate),
@@ -162,12 +160,7 @@ def _in_turns(
         break
     return progress
 
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    try:
-      found = list(pool.map(train, range(count)))
-    except BaseException:
-      pool.shutdown(cancel_futures=True)
-      raise
+  found = [train(index) for index in range(count)]
   seconds = time.perf_counter() - compiled
   progress = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
   return Trained(progress, compiled - began, seconds)
