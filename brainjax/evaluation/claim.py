@@ -113,9 +113,7 @@ def items(
     21: "The group of scans of one participant (group_id).",
     22: told["Model"],
     23: told["Software"],
-    24: "Initialised at random."
-    if not run.config["model"]["init_from"]
-    else f"From {run.config['model']['init_from']}.",
+    24: _initial(run),
     25: told["Training"],
     26: "The parameters with the lowest validation loss.",
     27: "None: one model.",
@@ -147,6 +145,16 @@ def _section(number: int) -> str:
 def _sources(run: Run) -> str:
   sources = sorted({s["source"] for s in run.scans if s["source"]})
   return f"Sources: {', '.join(sources)}." if sources else ""
+
+
+def _initial(run: Run) -> str:
+  if run.features:
+    return (
+      "The encoder's: those of the run whose features this one was given, see"
+      " 22; the head's: at random."
+    )
+  start = run.config["model"]["init_from"]
+  return f"From {start}." if start else "Initialised at random."
 
 
 def _labels(run: Run) -> str:

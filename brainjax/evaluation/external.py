@@ -61,6 +61,7 @@ def evaluate_external(
     )
   other = records.RecordSet(folder).images()
   name = external_name(other.path)
+  external_checks.check_name(workdir, name, other)
   external_checks.check_images(workdir, other)
   external_checks.check_unseen(run, other)
   targets = external_checks.targets_by_name(run, other)
@@ -95,6 +96,8 @@ def evaluate_external(
     "unlabelled_scans": len(other) - len(subset),
     **_probes(run, external, subset),
   }
+  if not scoring.patients_known(other.rows):
+    scores["patients_known"] = False
   _write(external, name, subset, found, scores)
   return name, scores
 
@@ -238,13 +241,6 @@ def _write(
   workdir, classes = external.workdir, external.classes
   path = workdir / "metrics.json"
   metrics = json.loads(path.read_text()) if path.is_file() else {}
-  known = metrics.setdefault("external", {})
-  earlier = known.get(name, scores)
-  if earlier["records_sha256"] != scores["records_sha256"]:
-    raise InputError(
-      f"{scores['records']}: {workdir} has scores of other records of the name"
-      f" {name!r}, {earlier['records']}; rename the folder"
-    )
   rows = [external.record_set.rows[i] for i in subset]
   scans = [
     row | {"class": classes[external.targets[i]], "split": "external"}
@@ -257,5 +253,5 @@ def _write(
   for kind, table in tables.items():
     file = workdir / f"predictions_external_{name}{kind}.csv"
     records.write_csv(file, list(table[0]), table)
-  known[name] = scores
+  metrics.setdefault("external", {})[name] = scores
   records.write_text(path, json.dumps(metrics, indent=2) + "\n")

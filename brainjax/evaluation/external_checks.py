@@ -32,6 +32,20 @@ def check_images(workdir: pathlib.Path, other: records.RecordSet) -> None:
       )
 
 
+def check_name(
+  workdir: pathlib.Path, name: str, other: records.RecordSet
+) -> None:
+  """Refuses other records under the name of a cohort that has scores."""
+  path = workdir / "metrics.json"
+  metrics = json.loads(path.read_text()) if path.is_file() else {}
+  earlier = metrics.get("external", {}).get(name)
+  if earlier and earlier["records_sha256"] != other.sha256:
+    raise InputError(
+      f"{other.path}: {workdir} has scores of other records of the name"
+      f" {name!r}, {earlier['records']}; rename the folder"
+    )
+
+
 def check_unseen(run: Experiment, other: records.RecordSet) -> None:
   """Refuses people and images that the run was fitted on, or chosen by."""
   facts = trained.read_model_file(run.workdir)
@@ -39,6 +53,10 @@ def check_unseen(run: Experiment, other: records.RecordSet) -> None:
     group
     for kind in ("model", "encoder", "selection")
     for group in facts[f"{kind}_group_ids"]
+  }
+  # A participant may have one group here and another there.
+  seen |= {
+    scan["participant_id"] for scan in run.scans if scan["split"] != "test"
   }
   same_ids = [
     row["participant_id"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from brainjax.evaluation import augmentation_figure
 from brainjax.evaluation.run_files import Run
+from brainjax.training import trained
 
 _HEADS = {
   "lstm": "a long short-term memory network",
@@ -67,13 +68,16 @@ def splits_of(run: Run) -> str:
     f"{len(groups[name])} for {name.replace('train', 'training')}"
     for name in _SPLITS
   )
-  how = "drawn at random within class and source"
-  if chosen["folds"]:
-    how += f", fold {chosen['fold']} of {chosen['folds']}"
+  how = f"drawn at random within class and source with seed {chosen['seed']}"
+  if chosen["source"]:
+    how = f"those of source {chosen['source']} test, the others were {how}"
+  else:
+    if chosen["folds"]:
+      how += f", fold {chosen['fold']} of {chosen['folds']}"
+    how += ", unless the manifest's own columns say otherwise"
   return (
-    f"Groups of scans that belong to one participant were kept together and"
-    f" divided into {sizes} ({how} with seed {chosen['seed']}, unless the"
-    " manifest's own columns say otherwise)."
+    "Groups of scans that belong to one participant were kept together and"
+    f" divided into {sizes} ({how})."
   )
 
 
@@ -95,8 +99,16 @@ def _participants(run: Run) -> Iterator[str]:
 
 
 def _images(run: Run) -> Iterator[str]:
-  preparation = run.model["preparation"]  # of features: of their images
-  yield f"Modalities: {', '.join(run.model['modalities'])}."
+  preparation = trained.preparation_of(run.model)  # of features: of images
+  modalities = run.model["modalities"]
+  yield f"Modalities: {', '.join(modalities)}."
+  if len(modalities) > 1:
+    yield {
+      "none": "Those of a scan were laid upon each other by their scanner"
+      " coordinates.",
+      "rigid": "The others of a scan were moved onto the first by rigid"
+      " registration.",
+    }[preparation["registration"]]
   field = preparation["bias_field"]
   if field["method"] == "none":
     yield "The bias field was not corrected."
@@ -106,9 +118,14 @@ def _images(run: Run) -> Iterator[str]:
       f" {field['method']}, voxels of {field['grid_mm']:g} mm)."
     )
   height, width, _ = run.slice_shape
-  where = "the whole image"
-  if preparation["crop"] == "brain":
-    where = f"the brain and {preparation['margin_mm']:g} mm around it"
+  brain = f"the brain and {preparation['margin_mm']:g} mm around it"
+  where = {
+    "none": "the whole image",
+    "brain": brain,
+    "region": "the suspicious region that thresholds find and a margin of"
+    f" {preparation['region']['margin']:.0%} of its side (where none is found,"
+    f" {brain})",
+  }[preparation["crop"]]
   which = {
     "all": f"all {preparation['plane']} slices",
     "uniform": f"{preparation['num_slices']} equally spaced"
@@ -121,6 +138,17 @@ def _images(run: Run) -> Iterator[str]:
     " were given zero mean and unit variance within the brain and clipped at"
     f" ±{preparation['intensity_limit']:g} standard deviations."
   )
+  scale = run.config["data"]["intensity"]
+  if scale != "zscore":
+    which = {
+      "nyul": "the deciles and the ends of its brain",
+      "percentile": "the ends of its brain",
+    }[scale]
+    yield (
+      f"Each scan's landmarks, {which}'s intensities, were then moved to a"
+      " standard scale that was fitted on the training scans (Nyúl et al."
+      " 2000)."
+    )
 
 
 def _model(run: Run) -> Iterator[str]:
@@ -166,6 +194,12 @@ def _training(run: Run) -> Iterator[str]:
     f"Loss: {train['loss'].replace('_', ' ')}, class weights"
     f" {train['class_weights']}; sampling {data['sampling']}."
   )
+  yield from _loss_extras(train)
+  if optimizer["ema_decay"]:
+    yield (
+      "The parameters that answer are a running average of those of the steps"
+      f" (decay {optimizer['ema_decay']:g})."
+    )
   ranges = augmentation_figure.describe(config["augment"])
   yield f"Augmentation: {ranges or 'none'}."
   validations = [x for x in run.log if x.get("validation/loss") is not None]
@@ -178,6 +212,32 @@ def _training(run: Run) -> Iterator[str]:
   yield f"One model was trained, with seed {train['seed']}."
 
 
+def _loss_extras(train: Mapping[str, Any]) -> Iterator[str]:
+  if train["objective"] == "joint":
+    first, last = train["reconstruction_weights"]
+    yield (
+      f"The slices were reconstructed as well, a loss that weighed {first:g} at"
+      f" first and {last:g} from epoch {train['anneal_epochs']} on."
+    )
+  if train["label_smoothing"]:
+    yield f"Labels were smoothed by {train['label_smoothing']:g}."
+  if train["logit_adjustment"]:
+    yield (
+      f"In training, {train['logit_adjustment']:g} times the logarithm of its"
+      " class's frequency was added to each logit (Menon et al. 2021)."
+    )
+  if train["hard_negatives"]:
+    yield (
+      "Of the most frequent class, only the hardest"
+      f" {train['hard_negatives']} for each other scan of a pack counted."
+    )
+  if train["mixup"]:
+    yield (
+      "The features of pairs of scans were mixed, in shares of Beta(a, a),"
+      f" a = {train['mixup']:g}."
+    )
+
+
 def _statistics(run: Run, split: str) -> Iterator[str]:
   evaluation = run.config["eval"]
   yield (
@@ -186,6 +246,13 @@ def _statistics(run: Run, split: str) -> Iterator[str]:
     f" {evaluation['resamples']:,} bootstrap resamples of groups within class"
     f" (seed {evaluation['seed']})."
   )
+  calibration = run.metrics.get(split, {}).get("calibration")
+  if calibration:
+    yield (
+      "Logits were divided by a temperature of"
+      f" {calibration['temperature']:.2f} (Guo et al. 2017), fitted on"
+      f" {calibration['n']} participants of the validation split."
+    )
   if split != "test":
     yield f"The scores are of the {split} split; the test split was not used."
 

@@ -12,6 +12,7 @@ from typing import Any
 from brainjax import InputError
 from brainjax.records import RecordSet
 from brainjax.training import logs
+from brainjax.training import workdir as workdir_lib
 
 METRICS_VERSION = 1  # that of evaluate.py, whose import would need jax
 MODEL_VERSION = 3  # that of trained.py, likewise
@@ -108,7 +109,7 @@ def read_run(path: pathlib.Path) -> Run:
   require(["metrics.json", *(PREDICTION_FILES if classifies else ())], evaluate)
   return Run(
     path=path,
-    config=read_json("config.json"),
+    config=workdir_lib.read_config(path / "config.json").to_dict(),
     environment=read_json("environment.json"),
     model=model,
     metrics=read_versioned("metrics.json", METRICS_VERSION, evaluate),

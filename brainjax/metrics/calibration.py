@@ -196,7 +196,7 @@ def operating_point(
   0.3
 
   Args:
-    scores: f64[n], larger for positives.
+    scores: f64[n], from 0 to 1, larger for positives.
     is_positive: bool[n]; both kinds occur.
     least_sensitivity: 0: the highest sum of sensitivity and specificity, of
       equals the more sensitive. Else the highest specificity of those with at
@@ -213,15 +213,16 @@ def operating_point(
       " point needs both kinds"
     )
   found = np.unique(scores)
-  # The lowest calls every row positive.
-  cuts = np.concatenate([found[:1], (found[:-1] + found[1:]) / 2])
+  # The lowest calls every row positive, also those that are rounded elsewhere.
+  cuts = np.concatenate([found[:1] / 2, (found[:-1] + found[1:]) / 2])
   called = scores >= cuts[:, None]
   found_positive = called[:, is_positive].sum(1)
   found_negative = (~called[:, ~is_positive]).sum(1)
   positives = int(is_positive.sum())
   negatives = len(scores) - positives
   if least_sensitivity:
-    enough = found_positive >= least_sensitivity * positives
+    # 0.55 of 100 is 55.000000000000007 in floats.
+    enough = found_positive >= least_sensitivity * positives - 1e-9
     merit = np.where(enough, found_negative, -1)
   else:  # in integers, so that equals are equal
     merit = found_positive * negatives + found_negative * positives

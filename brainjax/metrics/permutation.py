@@ -33,7 +33,8 @@ def permutation_p(
     seed: Equal seeds give an equal p.
 
   Returns:
-    The two-sided p, never 0: what is seen counts as one of the exchanges.
+    The two-sided p, never 0: what is seen counts as one of the exchanges. NaN
+    where the metric is undefined.
 
   Source: Phipson and Smyth 2010, Statistical Applications in Genetics and
     Molecular Biology 9(1):39.
@@ -80,7 +81,7 @@ def label_permutation_p(
     seed: Equal seeds give an equal p.
 
   Returns:
-    The one-sided p, never 0.
+    The one-sided p, never 0; NaN where the metric is undefined.
   """
   _, codes, sizes = np.unique(
     np.asarray(groups), return_inverse=True, return_counts=True
@@ -102,5 +103,7 @@ def label_permutation_p(
 
 def _share_as_extreme(found: np.ndarray, observed: float) -> float:
   """Returns the p of what is seen; equal up to rounding counts as reached."""
+  if not np.isfinite(observed):
+    return np.nan
   reached = np.sum(found >= observed - 1e-12)
   return float((1 + reached) / (1 + len(found)))

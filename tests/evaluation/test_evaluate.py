@@ -9,7 +9,7 @@ import rich.console
 from sklearn import metrics as sklearn_metrics
 
 import helpers
-from brainjax import InputError
+from brainjax import InputError, records
 from brainjax.evaluation import evaluate, external, test_lock
 from brainjax.metrics import calibration
 from brainjax.training import experiment, train, trained
@@ -191,6 +191,10 @@ def test_another_cohort_is_scored_like_the_test_split(
   unknown = dataclasses.replace(renamed[0], participant_id="y", label="")
   folder = tmp_path / "site B" / "records"
   helpers.write_records(folder, [unknown, *renamed])
+  nobody = [
+    row | {"patient_id_known": "false"} for row in read(folder / "manifest.csv")
+  ]
+  records.write_csv(folder / "manifest.csv", list(nobody[0]), nobody)
   before = json.loads((workdir / "metrics.json").read_text())
   name, found = external.evaluate_external(workdir, folder)
   assert name == "site-B"
@@ -210,6 +214,7 @@ def test_another_cohort_is_scored_like_the_test_split(
   expected = scores["calibration"]["operating_point"]["sensitivity"]["value"]
   assert point == expected
   assert found["unlabelled_scans"] == 1
+  assert found["patients_known"] is False
   assert found["probes"]["histogram"]["n"] == found["n"] == scores["n"]
   written = json.loads((workdir / "metrics.json").read_text())
   assert written.pop("external")["site-B"] == json.loads(json.dumps(found))
@@ -218,6 +223,7 @@ def test_another_cohort_is_scored_like_the_test_split(
   helpers.write_records(folder, renamed)
   with pytest.raises(InputError, match="other records of the name 'site-B'"):
     external.evaluate_external(workdir, folder)
+  assert len(test_lock.read_looks(workdir, external="site-B")) == 1
 
 
 def test_probes_find_the_brightness_and_not_the_header(scores):

@@ -53,7 +53,10 @@ def run_of(tmp_path):
     record_set=own,
     config=config.get_config(),
     classes=("normal", "tumour"),
-    scans=[{"record_index": i, "split": split} for i, split in rows],
+    scans=[
+      {"record_index": i, "split": split, "participant_id": f"p00{i}"}
+      for i, split in rows
+    ],
   )
 
 
@@ -63,6 +66,16 @@ def test_people_of_training_and_validation_are_refused(tmp_path):
   external_checks.check_unseen(run, cohort(tmp_path / "a", "q"))
   with pytest.raises(InputError, match="2 of its 3 scans are of people.*p000"):
     external_checks.check_unseen(run, cohort(tmp_path / "b", "p00"))
+
+
+def test_people_of_training_are_known_under_another_group(tmp_path):
+  write_model_file(
+    tmp_path, model_group_ids=["family0"], selection_group_ids=["family1"]
+  )
+  with pytest.raises(InputError, match="2 of its 3 scans are of people.*p000"):
+    external_checks.check_unseen(
+      run_of(tmp_path), cohort(tmp_path / "b", "p00")
+    )
 
 
 def test_images_of_training_are_refused_under_any_name(tmp_path):

@@ -41,11 +41,38 @@ def test_numbers_are_those_of_the_run(run):
     ({"split__folds": 5}, "Participants", "fold 0 of 5"),
     ({"model__init_from": "a.npz"}, "Model", "started from a.npz"),
     ({"model__dropout": 0.25}, "Model", "dropout of 0.25"),
+    ({"split__source": "ixi"}, "Participants", "those of source ixi test"),
+    ({"data__intensity": "nyul"}, "Images", "deciles and the ends of its"),
+    ({"optimizer__ema_decay": 0.99}, "Training", "average of those of the"),
+    ({"train__mixup": 0.2}, "Training", "a = 0.2"),
+    ({"train__label_smoothing": 0.1}, "Training", "smoothed by 0.1"),
+    ({"train__logit_adjustment": 1.0}, "Training", "1 times the logarithm"),
+    ({"train__hard_negatives": 3}, "Training", "only the hardest 3 for each"),
+    ({"train__objective": "joint"}, "Training", "0.01 from epoch 20 on"),
   ],
 )
 def test_what_was_set_is_said(run, change, heading, text):
   assert text not in methods.paragraphs(run, "test")[heading]
   assert text in methods.paragraphs(changed(run, **change), "test")[heading]
+
+
+def test_crop_and_registration_are_said(run):
+  preparation = run.model["preparation"] | {
+    "crop": "region",
+    "registration": "rigid",
+  }
+  facts = {"preparation": preparation, "modalities": ["t1", "t2"]}
+  region = dataclasses.replace(run, model=run.model | facts)
+  told = methods.paragraphs(region, "test")["Images"]
+  assert "a margin of 25% of its side" in told
+  assert "onto the first by rigid registration" in told
+
+
+def test_temperature_is_said(run):
+  scores = run.metrics["test"] | {"calibration": {"temperature": 1.5, "n": 41}}
+  scaled = dataclasses.replace(run, metrics={"test": scores})
+  told = methods.paragraphs(scaled, "test")["Statistics"]
+  assert "temperature of 1.50" in told and "41 participants" in told
 
 
 def test_another_split_than_the_test_is_said(run):
@@ -73,6 +100,13 @@ def test_what_no_file_knows_is_left_to_the_authors(run):
   assert items(run, attends=False)[31].answer == ""
   assert items(run, subgroup_fields=[])[30].answer == ""
   assert found[32].answer == ""
+
+
+def test_an_encoder_of_another_run_is_no_random_start(run):
+  assert items(run)[24].answer == "Initialised at random."
+  encoder = {"step": 3, "workdir": "runs/a", "slice_shape": [8, 8, 1]}
+  features = dataclasses.replace(run, model=run.model | {"encoder": encoder})
+  assert "those of the run" in items(features)[24].answer
 
 
 def test_rejected_scans_are_in_the_flow(run):

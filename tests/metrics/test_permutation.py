@@ -84,6 +84,16 @@ def test_labels_dealt_anew():
   assert deal(chance) > 0.05
 
 
+def test_what_is_undefined_has_no_p():
+  good, _ = predictions(0, 8, 1.0)
+  one_class, groups = np.zeros(8, np.int64), range(8)
+  drawn = {"permutations": 20, "seed": 0}
+  p = permutation.permutation_p(good, good, one_class, groups, AUC, **drawn)
+  assert np.isnan(p)
+  p = permutation.label_permutation_p(good, one_class, groups, AUC, **drawn)
+  assert np.isnan(p)
+
+
 def test_a_family_keeps_its_labels_together():
   # 30 families of 2 whose answers follow the family, which has one class.
   targets = np.repeat([0, 1] * 15, 2)
