@@ -8,7 +8,6 @@ mask is stored with every record.
 
 import numpy as np
 import skimage.filters
-import skimage.transform
 from scipy import ndimage
 
 from brainjax.preparation.volume import Volume
@@ -36,7 +35,7 @@ def brain_mask(volume: Volume) -> np.ndarray:
   if volume.affine is None:
     return np.stack([_head(image) for image in np.moveaxis(array, -1, 0)], -1)
   factors = _shrink_factors(array.shape, volume.spacing_mm)
-  small = skimage.transform.downscale_local_mean(array, factors)
+  small = _block_means(array, factors)
   brain = _cut_brain(small, volume.spacing_mm * factors)
   nonzero = array != 0
   left = np.count_nonzero(nonzero)
@@ -139,8 +138,25 @@ def _filled(mask: np.ndarray) -> np.ndarray:
 
 def bounds(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
   """Returns the box around a mask, widened but clipped to the array."""
-  found = ndimage.find_objects(mask.astype(np.uint8))[0]
-  return tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in found)
+  box = []
+  for axis in range(mask.ndim):
+    others = tuple(other for other in range(mask.ndim) if other != axis)
+    inside = np.flatnonzero(mask.any(others))
+    first, last = int(inside[0]), int(inside[-1])
+    box.append(slice(max(first - margin, 0), last + 1 + margin))
+  return tuple(box)
+
+
+def _block_means(array: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
+  """Returns f32[...], means of blocks; beyond its end the array is zero."""
+  for axis, factor in enumerate(factors):
+    array = np.moveaxis(array, axis, 0)
+    sums = array[::factor].astype(np.float32)
+    for start in range(1, factor):
+      part = array[start::factor]
+      sums[: len(part)] += part
+    array = np.moveaxis(sums, 0, axis)
+  return array / np.float32(np.prod(factors))
 
 
 def _shrink_factors(shape, spacing_mm: np.ndarray) -> tuple[int, ...]:

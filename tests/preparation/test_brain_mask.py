@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import skimage.transform
 import tiny_head
 
 from brainjax.preparation import brain_mask
@@ -148,3 +149,18 @@ def test_bounds_are_clipped_to_the_array():
     slice(4, 9),
   )
   assert mask[brain_mask.bounds(mask)].shape == (1, 2, 1)
+
+
+@pytest.mark.parametrize("factors", [(2, 2, 2), (1, 2, 3)])
+def test_block_means_are_those_of_scikit_image(factors):
+  array = np.random.default_rng(0).normal(size=(7, 8, 10)).astype("f")
+  expected = skimage.transform.downscale_local_mean(array, factors)
+  found = brain_mask._block_means(array, factors)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_bounds_hold_all_of_the_mask_and_stop_at_the_start():
+  mask = np.zeros((5, 6, 7), bool)
+  mask[1, 2, 6] = mask[3, 4, 6] = True
+  assert mask[brain_mask.bounds(mask)].shape == (3, 3, 1)
+  assert mask[brain_mask.bounds(mask, margin=2)].shape == (5, 6, 3)
