@@ -21,6 +21,7 @@ from brainjax.evaluation import (
 from brainjax.metrics import calibration
 from brainjax.training import processes, trained
 from brainjax.training import runner as runner_lib
+from brainjax.training import workdir as workdir_lib
 from brainjax.training.experiment import Experiment, open_run
 
 SCHEMA_VERSION = 1
@@ -132,6 +133,7 @@ def _test_identity(experiment: Experiment, step: int) -> dict[str, Any]:
     "calibration": trained.read_model_file(workdir)["calibration"],
     "eval": experiment.config.eval.to_dict(),
     "brainjax": brainjax.__version__,
+    "git_revision": workdir_lib.git_revision(),
   }
 
 

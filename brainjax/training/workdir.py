@@ -160,7 +160,7 @@ def environment() -> dict[str, Any]:
     **{name: importlib.metadata.version(name) for name in packages},
     "platform": jax.default_backend(),
     "devices": [device.device_kind for device in jax.devices()],
-    "git_revision": _git_revision(),
+    "git_revision": git_revision(),
   }
 
 
@@ -178,7 +178,8 @@ def _tuples(value):
   return tuple(value) if isinstance(value, list) else value
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
+  """Returns the commit of the source; None where it is not under git."""
   if not shutil.which("git"):
     return None
   found = subprocess.run(

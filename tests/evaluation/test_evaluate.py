@@ -14,6 +14,7 @@ from brainjax.evaluation import evaluate, external, test_lock
 from brainjax.metrics import calibration
 from brainjax.training import experiment, train, trained
 from brainjax.training import runner as runner_lib
+from brainjax.training import workdir as workdir_lib
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +243,11 @@ def test_a_second_look_is_counted_and_not_scored_again(
   assert len(looks) == len(before) + 1
   assert looks[-1]["checkpoint_sha256"] == looks[0]["checkpoint_sha256"]
   assert looks[-1]["command"].startswith("brainjax")
+  with monkeypatch.context() as patch:
+    patch.setattr(workdir_lib, "git_revision", lambda: "of other code")
+    patch.delattr(runner_lib, "Runner")
+    with pytest.raises(AttributeError, match="Runner"):  # it would be scored
+      evaluate.evaluate(workdir, "test")
   # With other facts it is another score.
   config = (workdir / "config.json").read_text()
   changed = config.replace('"resamples": 2000', '"resamples": 50')
@@ -251,7 +257,7 @@ def test_a_second_look_is_counted_and_not_scored_again(
   (workdir / "config.json").write_text(config)
   assert again["roc_auc"]["value"] == scores["roc_auc"]["value"]
   assert again["look_sha256"] != scores["look_sha256"]
-  assert len(test_lock.read_looks(workdir)) == len(before) + 2
+  assert len(test_lock.read_looks(workdir)) == len(before) + 3
 
 
 def test_splits_that_were_changed_after_training_are_refused(workdir, scores):
