@@ -90,8 +90,16 @@ def ablate(
   if by_source:
     first = _any_folder(config.data.records)
   record_set = records.RecordSet(first)
-  all_folds = folds_lib.make_folds(folds, record_set)
+  all_folds = folds_lib.make_folds(folds, record_set, config.task.ignore)
   names = [fold.name for fold in all_folds]
+  # Before anything takes its time.
+  if config.train.objective != "classify":  # unlabelled scans take part
+    folds_lib.assign_folds(config, all_folds, record_set)
+  ratio = folds_lib.test_train_ratio(
+    folds_lib.assign_folds(
+      config_checks.leave_encoder(config), all_folds, record_set
+    )
+  )
   images = record_set.num_features is None
   if end_to_end is not None:
     if not images:
@@ -111,14 +119,13 @@ def ablate(
         say=say,
       )
       features = "none; the encoder is trained with each head, end to end"
-      return _write(config, workdir, variants, names, features)
+      return _write(config, workdir, variants, names, ratio, features)
   if images:
-    template = fold_encoders.fit_encoders(
+    size = fold_encoders.num_features(config)
+    folds_lib.check_budget(config, size, [one.head for one in variants])
+    config = fold_encoders.fit_encoders(
       config, workdir, all_folds, console=console
     )
-    config = config.copy_and_resolve_references()
-    config.data.records = template
-    config.train.objective = "classify"
   with lock.hold(workdir, say), processes.StopRequest() as stop:
     experiments = folds_lib.resolve_folds(config, all_folds, workdir)
     features = describe_features(experiments)
@@ -132,7 +139,7 @@ def ablate(
       stop=stop,
       say=say,
     )
-    return _write(config, workdir, variants, names, features)
+    return _write(config, workdir, variants, names, ratio, features)
 
 
 def describe_features(experiments: Sequence[Experiment]) -> str:
@@ -177,6 +184,7 @@ def _write(
   workdir: pathlib.Path,
   variants: Sequence[ablation_variants.Variant],
   folds: Sequence[str],
+  ratio: float,
   features: str,
 ) -> dict[str, Any]:
   """Scores all, and writes the files; returns what `ablation.json` says."""
@@ -192,6 +200,7 @@ def _write(
     controls,
     classes=classes,
     folds=folds,
+    test_train_ratio=ratio,
     positive=config_checks.positive_index(config, classes),
     primary=ablation.primary,
     metric=ablation.metric,

@@ -75,8 +75,11 @@ def train_heads(
     )
   ]
   # Before any of them takes its time.
+  first = experiments[0]
   folds_lib.check_budget(
-    experiments[0], dict.fromkeys(variant.head for variant in undone)
+    first.config,
+    first.record_set.slice_shape[-1],
+    dict.fromkeys(variant.head for variant in undone),
   )
   for variant in variants:
     facts = _facts(variant, experiments, folds, seeds)

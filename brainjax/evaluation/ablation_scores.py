@@ -33,6 +33,7 @@ def compare(
   second: Answers,
   metric: comparison.Metric,
   *,
+  test_train_ratio: float,
   margin: float,
   resamples: int,
   seed: int,
@@ -43,6 +44,7 @@ def compare(
     first: Of a head.
     second: Of another, of the same participants.
     metric: What is compared; more is better.
+    test_train_ratio: See `comparison.corrected_resampled_t`.
     margin: The largest difference that does not matter.
     resamples: Of the paired bootstrap.
     seed: Of it.
@@ -81,8 +83,7 @@ def compare(
     result["equivalence_high"] = equal.high
   differences = fold_scores(first, metric) - fold_scores(second, metric)
   if np.isfinite(differences).all():
-    ratio = 1 / (len(differences) - 1)
-    test = comparison.corrected_resampled_t(differences, ratio)
+    test = comparison.corrected_resampled_t(differences, test_train_ratio)
     result["t_p"] = test.p
   return {name: finite(value) for name, value in result.items()}
 
@@ -150,6 +151,7 @@ def score_ablation(
   *,
   classes: Sequence[str],
   folds: Sequence[str],
+  test_train_ratio: float,
   positive: int | None,
   primary: Sequence[str],
   metric: str,
@@ -165,6 +167,7 @@ def score_ablation(
     controls: Of a head, the names of its controls.
     classes: Names.
     folds: Names.
+    test_train_ratio: See `comparison.corrected_resampled_t`.
     positive: Index of the positive class of a binary task.
     primary: The two heads whose comparison was declared.
     metric: The metric it is of.
@@ -178,7 +181,13 @@ def score_ablation(
     name: read_answers(workdir / "heads" / name, classes, folds)
     for name in heads
   }
-  tested = functools.partial(compare, metric=judged, margin=margin, **bootstrap)
+  tested = functools.partial(
+    compare,
+    metric=judged,
+    test_train_ratio=test_train_ratio,
+    margin=margin,
+    **bootstrap,
+  )
   pairs = list(itertools.combinations(heads, 2))
   compared = {
     pair: tested(answers[pair[0]], answers[pair[1]]) for pair in pairs
@@ -227,6 +236,7 @@ def score_ablation(
     "schema_version": 1,
     "metric": metric,
     "margin": margin,
+    "test_train_ratio": test_train_ratio,
     "participants": len(answers[heads[0]].participants),
     "folds": list(folds),
     "classes": list(classes),
@@ -251,9 +261,8 @@ def score_ablation(
         answers[head],
         head,
         control,
-        judged,
-        margin,
-        bootstrap,
+        functools.partial(score, metric=judged, **bootstrap),
+        tested,
       )
       for head, kinds in controls.items()
       for control in kinds
@@ -267,15 +276,11 @@ RESULT_FIELDS = (
 )
 
 
-def _control(found, normal, head, control, metric, margin, bootstrap):
+def _control(found, normal, head, control, scored, tested):
   """Scores a control, and compares it with its head."""
-  row = {
-    "head": head,
-    "control": control,
-    "score": score(found, metric, **bootstrap),
-  }
+  row = {"head": head, "control": control, "score": scored(found)}
   if control != "random_labels":  # whose labels are others
-    row |= compare(found, normal, metric, margin=margin, **bootstrap)
+    row |= tested(found, normal)
   return row
 
 

@@ -165,7 +165,8 @@ def corrected_resampled_t(
   Args:
     differences: f64[J], of the metric, one of each train and test split. Where
       there are several seeds in a split, give their mean: seeds are no splits.
-    test_train_ratio: Test over training size; 1 / (k - 1) of k folds.
+    test_train_ratio: Test over training size; of k folds 1 / (k - 1), or
+      1 / (k - 2) where one more validates.
 
   Returns:
     The test; p is 1 if all differences are 0, NaN if they are one other value.

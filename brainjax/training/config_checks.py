@@ -22,6 +22,13 @@ from brainjax.training import (
 )
 from brainjax.training.step import OBJECTIVES
 
+# What only the encoder of images takes, and what it is without.
+_OF_ENCODER = {
+  "model.init_from": "",
+  "model.attention.in_plane": "none",
+  "train.objective": "classify",
+  "data.intensity": "zscore",
+}
 ABLATION_METRICS = (  # of these, more is better
   "roc_auc",
   "balanced_accuracy",
@@ -235,6 +242,17 @@ def check_chunks(config: ml_collections.ConfigDict, pack_slices: int) -> None:
       )
 
 
+def leave_encoder(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """Returns the config without what only the encoder of images takes."""
+  config = config.copy_and_resolve_references()
+  for name, value in _OF_ENCODER.items():
+    config_lib.set_field(config, f"{name}={value}")
+  config.optimizer.rates = ()
+  return config
+
+
 def take_features(
   config: ml_collections.ConfigDict, encoder: Mapping[str, Any]
 ) -> None:
@@ -248,12 +266,7 @@ def take_features(
     InputError: A field asks for the encoder, or for images.
   """
   fields = config_lib.leaf_fields(config)
-  for name, value in (
-    ("model.init_from", ""),
-    ("model.attention.in_plane", "none"),
-    ("train.objective", "classify"),
-    ("data.intensity", "zscore"),
-  ):
+  for name, value in _OF_ENCODER.items():
     if fields[name] != value:
       raise InputError(
         f"config.{name}={fields[name]!r}: the records are features, and the"

@@ -11,8 +11,21 @@ import ml_collections
 import rich.console
 
 from brainjax import config as config_lib
-from brainjax.training import encode, train
+from brainjax.models import densenet
+from brainjax.training import config_checks, encode, train
 from brainjax.training import folds as folds_lib
+
+
+def num_features(config: ml_collections.ConfigDict) -> int:
+  """Returns D, how many features a slice will have.
+
+  Raises:
+    InputError: A field of the config is wrong.
+  """
+  config_checks.check_config(config)
+  return densenet.DenseNet(
+    **densenet.PRESETS[config.model.encoder.preset]
+  ).num_features
 
 
 def fit_encoders(
@@ -21,7 +34,7 @@ def fit_encoders(
   folds: Sequence[folds_lib.Fold],
   *,
   console: rich.console.Console,
-) -> str:
+) -> ml_collections.ConfigDict:
   """Trains the encoder of every fold, and encodes all scans with each.
 
   Unless the config's objective is to reconstruct, the encoder learns behind
@@ -35,7 +48,8 @@ def fit_encoders(
     console: Where progress is shown.
 
   Returns:
-    The folder of features, with "{fold}" for the fold's name.
+    The config of heads on these features; in the folder of its records,
+    "{fold}" stands for the fold's name.
 
   Raises:
     InputError: As `train.train` does.
@@ -54,4 +68,6 @@ def fit_encoders(
     run = workdir / "encoders" / fold.name
     train.train(one, run, console=console)
     encode.encode(run, workdir / "features" / fold.name)
-  return str(workdir.resolve() / "features" / "{fold}")
+  config = config_checks.leave_encoder(config)
+  config.data.records = str(workdir.resolve() / "features" / "{fold}")
+  return config

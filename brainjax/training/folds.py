@@ -12,6 +12,7 @@ from brainjax import InputError, records
 from brainjax import config as config_lib
 from brainjax.models import heads
 from brainjax.training import experiment as experiment_lib
+from brainjax.training import scans as scans_lib
 from brainjax.training.experiment import Experiment
 
 
@@ -28,12 +29,16 @@ class Fold:
   fields: Mapping[str, Any]
 
 
-def make_folds(folds: str, record_set: records.RecordSet) -> list[Fold]:
+def make_folds(
+  folds: str, record_set: records.RecordSet, ignore: Sequence[str] = ()
+) -> list[Fold]:
   """Returns the folds of `--folds`: a number, or "source".
 
   Args:
-    folds: As the user gave it. "source" leaves out each source in turn.
+    folds: As the user gave it. "source" leaves out each source of labelled
+      scans in turn.
     record_set: The scans.
+    ignore: Labels of those that take no part.
 
   Raises:
     InputError: It is neither, or there are not enough sources.
@@ -48,7 +53,13 @@ def make_folds(folds: str, record_set: records.RecordSet) -> list[Fold]:
       Fold(str(i), {"folds": int(folds), "fold": i, "source": ""})
       for i in range(int(folds))
     ]
-  sources = sorted({row.get("source", "") for row in record_set.rows})
+  sources = sorted(
+    {
+      row.get("source", "")
+      for row in record_set.rows
+      if row["label"] and row["label"] not in ignore
+    }
+  )
   if len(sources) < 3 or not all(sources):
     raise InputError(
       f"--folds=source: {record_set.path} has the sources {sources}; at least"
@@ -72,6 +83,45 @@ def config_of_fold(
   config.split.update(fold.fields)
   config.data.records = config.data.records.replace("{fold}", fold.name)
   return config
+
+
+def assign_folds(
+  config: ml_collections.ConfigDict,
+  folds: Iterable[Fold],
+  record_set: records.RecordSet,
+) -> list[tuple[dict[str, str], ...]]:
+  """Returns the rows of `splits.csv` of every fold, checked.
+
+  Raises:
+    InputError: A fold has no scan in a split, or none of a class.
+  """
+  classes = tuple(config_lib.parse_classes(config.task.classes))
+  found = []
+  for fold in folds:
+    scans = scans_lib.assign_scans(config_of_fold(config, fold), record_set)
+    try:
+      scans_lib.check_splits(scans, classes, config.train.objective)
+    except InputError as error:
+      raise InputError(f"--folds: fold {fold.name}: {error}") from error
+    found.append(scans)
+  return found
+
+
+def test_train_ratio(folds: Iterable[Sequence[Mapping[str, str]]]) -> float:
+  """Returns how many participants test for each that trains, the mean.
+
+  Args:
+    folds: Rows of `splits.csv` of each. A validation split trains nothing, so
+      k folds have 1 / (k - 2) and not 1 / (k - 1).
+  """
+  ratios = []
+  for scans in folds:
+    test, train = (
+      len({s["participant_id"] for s in scans if s["split"] == split})
+      for split in ("test", "train")
+    )
+    ratios.append(test / train)
+  return sum(ratios) / len(ratios)
 
 
 def resolve_folds(
@@ -144,17 +194,23 @@ def with_head(
   ]
 
 
-def check_budget(experiment: Experiment, names: Iterable[str]) -> None:
+def check_budget(
+  config: ml_collections.ConfigDict, size: int, names: Iterable[str]
+) -> None:
   """Checks that every head can have as many parameters as the others.
+
+  Args:
+    config: Of the ablation.
+    size: Features of a slice.
+    names: Of the heads.
 
   Raises:
     InputError: One cannot.
   """
-  size = experiment.record_set.num_features
   for name in names:
-    config = with_head([experiment], name)[0].config
+    head = config_of_head(config, name).model.head.to_dict()
     try:
-      heads.build_head(config.model.head.to_dict(), input_size=size)
+      heads.build_head(head, input_size=size)
     except ValueError as error:
       raise InputError(
         f"config.ablation.budget={config.ablation.budget}: {error}"

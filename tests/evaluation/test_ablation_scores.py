@@ -13,6 +13,7 @@ from brainjax.evaluation import (
   ablation_page,
   ablation_scores,
 )
+from brainjax.metrics import comparison
 
 PEOPLE, FOLDS = 60, ("0", "1", "2")
 CLASSES = ("normal", "tumour")
@@ -62,6 +63,7 @@ def score(workdir, heads, primary, controls=None):
     controls or {},
     classes=CLASSES,
     folds=FOLDS,
+    test_train_ratio=1.5,
     positive=1,
     primary=primary,
     metric="roc_auc",
@@ -142,6 +144,19 @@ def test_the_better_head_is_found_and_the_equal_one_is_not(found):
   assert found["order"][-1] == "mean"
   assert sorted(found["cliques"][0]) == ["gru", "lstm"]
   assert found["heads"][2]["rank"] == 3
+
+
+def test_the_t_test_knows_how_many_train(workdir, found):
+  metric = ablation_answers.metric_of("roc_auc", 1)
+  first, second = (
+    ablation_answers.fold_scores(
+      ablation_answers.read_answers(workdir / "heads" / name, CLASSES, FOLDS),
+      metric,
+    )
+    for name in ("lstm", "mean")
+  )
+  expected = comparison.corrected_resampled_t(first - second, 1.5).p
+  assert found["primary"]["t_p"] == pytest.approx(expected)
 
 
 def test_both_sides_of_a_comparison_are_the_same_numbers(found):

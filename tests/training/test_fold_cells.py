@@ -1,7 +1,6 @@
 """Who trains, validates and tests in the cells of an ablation."""
 
 import csv
-import dataclasses
 import json
 
 import numpy as np
@@ -113,9 +112,8 @@ def test_a_head_has_the_budget_and_the_config_s_own_keeps_its_fields(
   assert experiments[0].config.model.head.budget is None
   small = experiments[0].config.copy_and_resolve_references()
   small.ablation.budget = 10
-  one = dataclasses.replace(experiments[0], config=small)
   with pytest.raises(InputError, match=r"ablation.budget=10: .*attention"):
-    folds_lib.check_budget(one, ["mean", "attention"])
+    folds_lib.check_budget(small, 8, ["mean", "attention"])
 
 
 def write_sources(folder, sources):
@@ -143,6 +141,28 @@ def test_each_source_tests_once(tmp_path):
   assert {scan["split"] for scan in found[0].scans} == {
     *("train", "validation", "test")
   }
+
+
+def test_folds_without_a_class_are_refused_at_once(tmp_path):
+  record_set = write_sources(tmp_path / "features", ["a", "b", "c"])
+  rows = [dict(row) for row in record_set.rows]
+  for row in rows:
+    if row["source"] == "b":
+      row["label"] = "glioma"
+  rows[0] |= {"label": "", "source": "of an unlabelled scan"}
+  rows[2] |= {"label": "unclear", "source": ""}
+  records.write_csv(record_set.path / "manifest.csv", list(rows[0]), rows)
+  record_set = records.RecordSet(record_set.path)
+  config = helpers.micro_config(record_set.path, "task.ignore=('unclear',)")
+  folds = folds_lib.make_folds("source", record_set, config.task.ignore)
+  assert [fold.name for fold in folds] == ["a", "b", "c"]
+  with pytest.raises(InputError, match="fold b: .*'normal' has no group in"):
+    folds_lib.assign_folds(config, folds, record_set)
+
+
+def test_one_fold_tests_and_one_validates_and_the_rest_trains(experiments):
+  ratio = folds_lib.test_train_ratio([one.scans for one in experiments])
+  assert ratio == 6 / 12
 
 
 @pytest.mark.parametrize("folds", ["2", "five", "source"])

@@ -1,0 +1,76 @@
+"""An ablation on images: encoders first, and before them all that can fail."""
+
+import io
+
+import pytest
+import rich.console
+
+import helpers
+from brainjax import InputError
+from brainjax.evaluation import ablation, ablation_heads
+from brainjax.training import encode, train
+
+
+@pytest.fixture
+def trained(monkeypatch):
+  """The configs of the encoders, whose features are there at once."""
+  trained = []
+  monkeypatch.setattr(
+    train, "train", lambda config, run, console: trained.append(config)
+  )
+  monkeypatch.setattr(
+    encode, "encode", lambda run, folder: helpers.write_features(folder)
+  )
+  return trained
+
+
+def ablate(tmp_path, *overrides):
+  helpers.write_cohort(tmp_path / "records")
+  ablation.ablate(
+    helpers.micro_config(
+      tmp_path / "records", "ablation.primary=('lstm','mean')", *overrides
+    ),
+    tmp_path / "run",
+    heads=("lstm", "mean"),
+    folds="3",
+    seeds=1,
+    console=rich.console.Console(file=io.StringIO()),
+  )
+
+
+def test_heads_leave_to_the_encoder_what_is_of_images(
+  tmp_path, trained, monkeypatch
+):
+  found = []
+  monkeypatch.setattr(
+    ablation_heads, "train_heads", lambda *args, **kwargs: found.extend(args[0])
+  )
+  monkeypatch.setattr(ablation, "_write", lambda *args: {})
+  ablate(
+    tmp_path,
+    "data.intensity=nyul",
+    "model.init_from=weights",
+    "model.attention.in_plane=se",
+    "optimizer.rates=('encoder: 0.1',)",
+  )
+  assert [one.config.split.fold for one in found] == [0, 1, 2]
+  for config in trained:
+    assert config.data.intensity == "nyul"
+    assert config.model.init_from == "weights"
+    assert config.optimizer.rates == ("encoder: 0.1",)
+  assert len(trained) == 3
+
+
+@pytest.mark.parametrize(
+  "override, words",
+  [
+    ("ablation.budget=10", "ablation.budget=10"),
+    ("task.ignore=('glioma',)", "fold 0: .*'tumour' has no group"),
+  ],
+)
+def test_what_cannot_be_is_refused_before_an_encoder_is_trained(
+  tmp_path, trained, override, words
+):
+  with pytest.raises(InputError, match=words):
+    ablate(tmp_path, override)
+  assert not trained
