@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -401,7 +402,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   untouched and the temporary file is gone.
   """
   final = pathlib.Path(path)
-  partial = final.with_name(f".{final.name}.partial")
+  # Another process may be writing the same file.
+  partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}.partial")
   try:
     yield partial
     with open(partial, "rb") as file:

@@ -116,6 +116,15 @@ def test_replacing_leaves_the_old_file_when_the_body_fails(tmp_path):
   assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+  path = tmp_path / "file.txt"
+  with records.replacing(path) as first, records.replacing(path) as second:
+    first.write_text("first")
+    second.write_text("second")
+  assert path.read_text() == "first"  # whoever ends last
+  assert list(tmp_path.iterdir()) == [path]
+
+
 def features_of(record, num_features, seed=0):
   """The record with random features in the place of its slices."""
   num_slices = len(record.slices)

@@ -85,10 +85,10 @@ def describe_file(manifest: Manifest, row: Mapping[str, str]) -> Scan:
     return Scan(row, error=str(error))
   is_volume = volume.affine is not None
   small, factors = _coarse(volume)
-  if brain is None or not brain.any():
-    brain = brain_mask.brain_mask(small)
-  else:
+  if brain is not None:
     brain = skimage.transform.downscale_local_mean(brain, factors) >= 0.5
+  if brain is None or not brain.any():  # of a few voxels nothing is left
+    brain = brain_mask.brain_mask(small)
   outside = None
   if tumour is not None and tumour.any():
     share = skimage.transform.downscale_local_mean(tumour, factors)

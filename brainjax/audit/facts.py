@@ -115,12 +115,15 @@ def id_form(participant_id: str, label: str = "") -> str:
 
   Args:
     participant_id: The id.
-    label: Left out of it: who named files after their class did not thereby
-      take them from another hospital.
+    label: Left out of it where it stands as a word: who named files after
+      their class did not thereby take them from another hospital.
   """
   name = participant_id
-  if label:
-    name = re.sub(re.escape(label), "", name, flags=re.IGNORECASE)
+  # Digits or a letter or two would be found in many an id by chance.
+  if len(label) >= 3 and not label.isdecimal():
+    edge = r"[^\W_]" if re.search(r"\d", label) else r"[^\W\d_]"
+    word = rf"(?<!{edge}){re.escape(label)}(?!{edge})"
+    name = re.sub(word, "", name, flags=re.IGNORECASE)
   form = re.sub(r"\d+", lambda found: f"#{len(found[0])}", name)
   return re.sub(r"(#\d+)[A-Z]$", r"\1A", form)
 

@@ -1,5 +1,6 @@
 """Manifests that somebody wrote, one or several, as the rows of a new one."""
 
+import collections
 import pathlib
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ def read_manifests(
   Args:
     paths: The manifests.
     prefix_ids: Put `<source>-` in front of every participant, and of a group
-      that is named as its participant; other groups stay.
+      that is named as its only participant; other groups stay.
 
   Returns:
     Rows with absolute paths, and all columns in the order they come.
@@ -30,6 +31,7 @@ def read_manifests(
     InputError: Something is wrong with one; or a participant is in two.
   """
   rows: Rows = []
+  members_of = collections.defaultdict(set)  # the participants of each group
   columns: dict[str, None] = {}
   file_of: dict[str, pathlib.Path] = {}
   for path in paths:
@@ -44,8 +46,9 @@ def read_manifests(
       if len(paths) > 1:
         columns["source"] = None
         row["source"] = row.get("source") or path.stem
+      members_of[row["group_id"]].add(row["participant_id"])
       if prefix_ids:
-        row |= _prefixed(row)
+        row |= {"participant_id": _prefixed(row)}
       person = row["participant_id"]
       other = file_of.setdefault(person, path)
       if other != path:
@@ -55,20 +58,21 @@ def read_manifests(
           " it is the same, write both into one of the files"
         )
       rows.append(row)
+  if prefix_ids:
+    for row in rows:
+      members = members_of[row["group_id"]]
+      # A prefix on one of several members would tear their group apart.
+      if len(members) == 1 and row["group_id"] in members:
+        row["group_id"] = row["participant_id"]
   return rows, tuple(columns)
 
 
-def _prefixed(row: dict[str, str]) -> dict[str, str]:
-  """Returns the ids of a row with its source before them."""
+def _prefixed(row: dict[str, str]) -> str:
+  """Returns the participant of a row with its source before it."""
   source = row.get("source")
   if not source:
     raise InputError(
       f"--prefix-ids: participant {row['participant_id']!r} has no source; add"
       " a column source"
     )
-  person = f"{source}-{row['participant_id']}"
-  own_group = row["group_id"] == row["participant_id"]
-  return {
-    "participant_id": person,
-    "group_id": person if own_group else row["group_id"],
-  }
+  return f"{source}-{row['participant_id']}"

@@ -12,6 +12,7 @@ even be read, there is no hash and the key is "".
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,9 @@ from brainjax.preparation.reading import input_sha256
 from brainjax.preparation.scan import fit_field_of, modalities_of, prepare_scan
 from brainjax.preparation.volume import ScanError, Volume
 
+# To be raised with every change of the code that changes a record or a bias
+# field: what an earlier one made is then made again.
+PREPARATION_VERSION = 1
 _SCAN = ("participant_id", "session_id")
 IDS = (*_SCAN, "group_id", "label")
 _DECISIVE = ("input_sha256", "spacing_mm")
@@ -84,8 +88,9 @@ class Done(NamedTuple):
 
   Attributes:
     found: The scan's facts, and where its record is.
-    why: Why it was prepared: "new", "input_sha256", "spacing_mm" or
-      "settings"; "" if it was there already.
+    why: Why it was prepared: "new", "input_sha256", "spacing_mm",
+      "settings" or "rejected"; "" if it was there already, or is rejected
+      again.
   """
 
   found: Found
@@ -95,24 +100,23 @@ class Done(NamedTuple):
 def prepare_row(job: Job) -> Done:
   """Prepares one scan into `OUT/parts`, or finds that it was prepared."""
   row = job.manifest.rows[0]
-  facts, hashes = _identify(job)
+  facts = _identify(job)
   if not facts["key"]:
     return Done(Found(facts, job.out, None), "new")
   kept = _kept(job, facts)
-  if kept:
+  if kept and "length" in kept.facts:
     return Done(kept, "")
-  why = _why(facts, job.earlier)
+  # A rejection is tried again: the disk or the memory may have been to blame.
+  why = "rejected" if kept else _why(facts, job.earlier)
   file = job.out / "parts" / f"{facts['key']}.safetensors"
-  if file.with_suffix(".json").is_file():
+  part = _part(file.with_suffix(".json"))
+  if part and "length" in part.facts:
     # Of a worker that was lost before it could say so.
-    facts = json.loads(file.with_suffix(".json").read_text())
-    return Done(Found(facts, file, None), why)
+    return Done(part, why)
   fields: list[str] = []
 
   def fit_field(image: pathlib.Path, volume: Volume) -> np.ndarray:
-    settings = job.config.bias_field.to_dict()
-    decisive = [brainjax.__version__, settings, facts["spacing_mm"]]
-    key = records.sha256_of_json([*decisive, hashes[image]])
+    key = _field_key(job.config, volume)
     fields.append(key)
     return _kept_field(job, key, image, volume)
 
@@ -130,19 +134,23 @@ def prepare_row(job: Job) -> Done:
   facts["bias_fields"] = fields
   # Order matters: a scan whose facts are there is done.
   records.write_text(file.with_suffix(".json"), json.dumps(facts))
-  return Done(Found(facts, file, None), why)
+  same = kept is not None and kept.facts == facts
+  return Done(Found(facts, file, None), "" if same else why)
 
 
 def why_row(job: Job) -> str:
   """Says why `prepare_row` would prepare a scan, as `Done.why`; "" if not."""
-  facts, _ = _identify(job)
+  facts = _identify(job)
   if not facts["key"]:
     return "new"
-  return "" if _kept(job, facts) else _why(facts, job.earlier)
+  kept = _kept(job, facts)
+  if kept:
+    return "rejected" if "reason" in kept.facts else ""
+  return _why(facts, job.earlier)
 
 
-def _identify(job: Job) -> tuple[Facts, dict[pathlib.Path, str]]:
-  """Returns what identifies a scan, and the sha256 of its files."""
+def _identify(job: Job) -> Facts:
+  """Returns what identifies a scan."""
   row = job.manifest.rows[0]
   ids = {name: row[name] for name in IDS}
   inputs = {
@@ -159,7 +167,7 @@ def _identify(job: Job) -> tuple[Facts, dict[pathlib.Path, str]]:
       # Without a key, for it may be readable the next time.
       facts = ids | {"key": "", "file": str(image), "bias_fields": []}
       facts["reason"] = error.strerror or str(error)
-      return facts, hashes
+      return facts
   facts: Facts = ids | {
     "input_sha256": records.sha256_of_json(
       {name: [hashes[f] for f in files] for name, files in inputs.items()}
@@ -170,7 +178,7 @@ def _identify(job: Job) -> tuple[Facts, dict[pathlib.Path, str]]:
   facts["key"] = records.sha256_of_json(
     [*(facts[n] for n in (*_SCAN, *_DECISIVE)), _settings_of(job)]
   )
-  return facts, hashes
+  return facts
 
 
 def _kept(job: Job, facts: Facts) -> Found | None:
@@ -195,7 +203,27 @@ def _settings_of(job: Job) -> list[Any]:
   settings = job.config.to_dict()
   del settings["shard_scans"]
   settings["modalities"] = modalities_of(job.manifest, job.config)
-  return [brainjax.__version__, records.SCHEMA_VERSION, settings]
+  return [*versions(), settings]
+
+
+def versions() -> list[Any]:
+  """Returns what of the code decides a record."""
+  return [brainjax.__version__, records.SCHEMA_VERSION, PREPARATION_VERSION]
+
+
+def _field_key(config: Any, volume: Volume) -> str:
+  """Returns what a bias field follows from: one folder may hold several."""
+  array = np.ascontiguousarray(volume.array)
+  return records.sha256_of_json(
+    [
+      brainjax.__version__,
+      PREPARATION_VERSION,
+      config.bias_field.to_dict(),
+      volume.spacing_mm.tolist(),
+      array.shape,
+      hashlib.sha256(array.data).hexdigest(),
+    ]
+  )
 
 
 def _kept_field(
@@ -223,7 +251,9 @@ def find(out: pathlib.Path) -> dict[tuple[str, str], list[Found]]:
     found.setdefault(scan, []).append(Found(facts, file, offset))
 
   for path in sorted((out / "parts").glob("*.json")):
-    add(json.loads(path.read_text()), path.with_suffix(".safetensors"), None)
+    part = _part(path)
+    if part:
+      add(*part)
   index_file = out / "index.json"
   if index_file.is_file():
     index = json.loads(index_file.read_text())
@@ -235,6 +265,17 @@ def find(out: pathlib.Path) -> dict[tuple[str, str], list[Found]]:
       for facts in index["rejected"]:
         add(facts, index_file, None)
   return found
+
+
+def _part(path: pathlib.Path) -> Found | None:
+  """Returns the finished scan whose facts are in a file, if it is there."""
+  if not path.is_file():
+    return None
+  facts, file = json.loads(path.read_text()), path.with_suffix(".safetensors")
+  # Who is killed while cleaning up may remove the record before its facts.
+  if "length" in facts and not file.is_file():
+    return None
+  return Found(facts, file, None)
 
 
 def with_ids(data: bytes, facts: Mapping[str, Any]) -> bytes:

@@ -18,7 +18,6 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import brainjax
 from brainjax import InputError, lock, records
 from brainjax.cohort.manifest import Manifest, read_manifest
 from brainjax.config import leaf_fields
@@ -33,6 +32,7 @@ _WHY = {
   "input_sha256": "with changed files",
   "spacing_mm": "with another spacing_mm",
   "settings": "with changed settings",
+  "rejected": "rejected before",
 }
 
 
@@ -233,7 +233,7 @@ def _origins(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns what the folder was made from, and what it would be made from."""
   origin = {
-    "version": [brainjax.__version__, records.SCHEMA_VERSION],
+    "version": parts.versions(),
     "manifest": manifest.path.name,
     "manifest_sha256": records.sha256_of(manifest.path),
     "preparation": leaf_fields(config),

@@ -79,6 +79,9 @@ def publish(
   for file in (out / "bias_fields").glob("*.npy"):
     if file.stem not in used:
       file.unlink()
+  for folder in (out, out / "bias_fields"):
+    for stale in folder.glob(".*.partial"):  # of runs that were killed
+      stale.unlink()
   shutil.rmtree(out / "parts")
 
 

@@ -10,7 +10,8 @@ from scipy import ndimage
 
 import helpers
 from brainjax import InputError, cli
-from brainjax.audit import audit
+from brainjax.audit import audit, describe
+from brainjax.cohort import manifest
 
 
 def checks(folder, rows, **options):
@@ -173,6 +174,18 @@ def test_a_brain_mask_that_is_given_counts(cohort):
   found, result = checks(folder, rows)
   assert ("lesion", "warn") in found
   assert "p1 (7" in " ".join(f.evidence for f in result.findings)
+
+
+def test_a_brain_mask_of_few_voxels_does_not_end_the_audit(cohort):
+  folder, rows = cohort
+  voxel = np.zeros((96, 96, 96), np.uint8)
+  voxel[48, 48, 48] = 1
+  fine = np.kron(many_heads.head(1), np.ones((4, 4, 4)))[:96, :96, :96]
+  many_heads.write_head(folder / "p1.nii", fine, (1.5,) * 3)
+  many_heads.write_head(folder / "brain.nii", voxel, (1.5,) * 3)
+  rows[1] |= {"t1": "p1.nii", "brain_mask": "brain.nii"}
+  scans = manifest.read_manifest(many_heads.write_manifest(folder, rows))
+  assert describe.describe_file(scans, scans.rows[1]).digest
 
 
 def test_the_command_says_what_it_found(cohort, capsys):

@@ -60,6 +60,21 @@ def test_ids_that_hold_their_label_say_nothing():
   assert findings(scans) == []
 
 
+@pytest.mark.parametrize(
+  "participant, label, form",
+  [
+    ("sub-010", "0", "sub-#3"),
+    ("sub-010", "010", "sub-#3"),
+    ("hospital-7", "hosp", "hospital-#1"),
+    ("grade12", "grade1", "grade#2"),
+    ("glioma12", "glioma", "#2"),
+    ("GRADE1_2", "grade1", "_#1"),
+  ],
+)
+def test_a_label_is_left_out_of_an_id_only_as_a_word(participant, label, form):
+  assert facts.id_form(participant, label) == form
+
+
 def test_a_small_cohort_is_not_asked():
   answers = confounds.ask(many_heads.scans(count=8))
   assert all(answer.probe is None for answer in answers)

@@ -61,6 +61,13 @@ def test_a_participant_of_two_manifests_is_refused_or_gets_a_prefix(tmp_path):
   ]
 
 
+def test_a_prefix_leaves_the_members_of_a_group_together(tmp_path):
+  first = write(tmp_path / "x" / "A.csv", "1,,a.nii,1,", "1B,,b.nii,1,")
+  second = write(tmp_path / "y" / "B.csv", "9,,a.nii,1,", "8,,b.nii,8,")
+  rows, _ = joining.read_manifests([first, second], prefix_ids=True)
+  assert [row["group_id"] for row in rows] == ["1", "1", "1", "B-8"]
+
+
 def test_a_prefix_needs_a_source(tmp_path):
   path = write(tmp_path / "x" / "m.csv", "p1,,a.nii,,")
   with pytest.raises(InputError, match="--prefix-ids: participant 'p1' has no"):

@@ -17,6 +17,8 @@ import tiny_head
 from brainjax import InputError, records
 from brainjax.cohort import manifest
 from brainjax.preparation import bias_field, parts, prepare
+from brainjax.preparation.volume import ScanError
+from dicom_files import write_series
 
 SETTINGS = tiny_head.settings(shard_scans=2)
 
@@ -146,9 +148,11 @@ def test_killed_before_or_after_any_file_it_ends_the_same(
     stale.write_text("half a file")
     summary = prepare.prepare(path, out, SETTINGS)
     assert summary.num_records == 3
-    assert len(prepared) <= 5  # one scan twice at most
+    # One scan twice at most, and the rejected one once more.
+    assert len(prepared) <= 6
     assert _hashes(out) == _hashes(wanted)
     assert not (out / "parts").exists()
+    assert not list(out.rglob("*.partial"))
   # Before and after each rename: of preparation.json, 7 files of 4 scans, 6
   # new files, and those when they are moved in.
   assert life == 2 * (1 + 7 + 6 + 6)
@@ -403,6 +407,73 @@ def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
   summary = prepare.prepare(path, out, SETTINGS)
   assert summary.counts == {"kept": 3, "with changed files": 1}
   assert summary.num_records == 4 and not summary.rejected
+
+
+def test_a_rejected_scan_is_tried_again(tmp_path, monkeypatch):
+  path, out = _cohort(tmp_path, bad=()), tmp_path / "records"
+  prepare_scan = parts.prepare_scan
+
+  def failing(manifest, row, config, **options):
+    if row["participant_id"] == "p1":
+      raise ScanError(pathlib.Path("p1.nii"), "damaged: too many open files")
+    return prepare_scan(manifest, row, config, **options)
+
+  monkeypatch.setattr(parts, "prepare_scan", failing)
+  assert prepare.prepare(path, out, SETTINGS).num_records == 3
+  assert prepare.prepare(path, out, SETTINGS).counts == {"kept": 4}
+  monkeypatch.undo()
+  found = prepare.forecast(path, out, SETTINGS)
+  assert found.redone == (("p1", "", "rejected before"),)
+  summary = prepare.prepare(path, out, SETTINGS)
+  assert summary.counts == {"kept": 3, "rejected before": 1}
+  assert summary.num_records == 4 and not summary.rejected
+
+
+def test_other_code_prepares_every_scan_again(tmp_path, monkeypatch):
+  path, out = _cohort(tmp_path, count=2, bad=()), tmp_path / "records"
+  prepare.prepare(path, out, SETTINGS)
+  monkeypatch.setattr(parts, "PREPARATION_VERSION", 0)
+  said, counts = _again(path, out)
+  assert said[0].startswith("made by another version of brainjax")
+  assert counts == {"with changed settings": 2}
+
+
+def test_killed_as_it_cleans_up_another_manifest_goes_on(tmp_path, monkeypatch):
+  path, out = _cohort(tmp_path, bad=()), tmp_path / "records"
+  rmtree = shutil.rmtree
+
+  def dying(folder, **options):
+    if folder == out / "parts":
+      for record in folder.glob("*.safetensors"):
+        record.unlink()
+      raise _Killed
+    rmtree(folder, **options)
+
+  monkeypatch.setattr(shutil, "rmtree", dying)
+  with pytest.raises(_Killed):
+    prepare.prepare(path, out, SETTINGS)
+  monkeypatch.undo()
+  study = manifest.read_manifest(path)
+  manifest.write_manifest(path, study.rows[1:], study.columns)
+  assert _again(path, out)[1] == {"kept": 3}
+
+
+def test_each_series_of_a_folder_has_its_bias_field(tmp_path):
+  affine = np.diag([12.0, 12.0, 12.0, 1.0])
+  for seed, name in enumerate(("t1", "t2")):
+    array, *_ = tiny_head.tiny_head((12.0,) * 3, stripped=True, seed=seed)
+    write_series(
+      tmp_path / "scan",
+      array.clip(0).astype("<u2"),
+      affine,
+      prefix=name,
+      SeriesDescription=f"AX {name}",
+    )
+  path, out = tmp_path / "manifest.csv", tmp_path / "records"
+  for name in ("t1", "t2"):
+    row = {"participant_id": "p", "label": "", name: "scan"}
+    manifest.write_manifest(path, [row], list(row))
+    _again(path, out, bias_field=N4)  # as in a fresh folder
 
 
 def test_earlier_records_stay_until_the_new_ones_are_there(tmp_path):
