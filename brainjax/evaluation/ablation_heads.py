@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import brainjax
 from brainjax import InputError, records
 from brainjax.evaluation.ablation_variants import (
   HEADS_WITHOUT_ORDER,
@@ -100,9 +101,10 @@ def is_done(folder: pathlib.Path, facts: dict[str, Any]) -> bool:
     return False
   found = json.loads(file.read_text())
   for name, value in facts.items():
-    if found[name] != value:
+    before = found.get(name, value)  # not known of an older result
+    if before != value:
       raise InputError(
-        f"{file}: its {name} are {found[name]}, and now {value}; choose another"
+        f"{file}: its {name} was {before}, and now {value}; choose another"
         f" --workdir, or remove {folder} to train it again"
       )
   return True
@@ -118,6 +120,8 @@ def _facts(variant, experiments, folds, seeds) -> dict[str, Any]:
     "fields": json.loads(json.dumps(config.model.head.to_dict())),
     "folds": list(folds),
     "seeds": [first.config.train.seed + seed for seed in range(seeds)],
+    "train_epochs": first.config.train.epochs,
+    "version": brainjax.__version__,
     "records_sha256": [one.record_set.sha256 for one in experiments],
   }
 

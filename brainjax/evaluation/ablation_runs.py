@@ -67,6 +67,7 @@ def train_runs(
       " `brainjax sweep`) and leave these at ()"
     )
   folder, configs = workdir / "runs", workdir / "configs"
+  inputs = records.RecordSet(config.data.records).sha256
   for head in heads:
     _write_config(folds_lib.config_of_head(config, head), configs / head)
   records.write_text(configs / "config.py", _CONFIG)
@@ -77,10 +78,11 @@ def train_runs(
     for seed in range(seeds)
   ]
   seconds = {}
-  trainings = [_training(folder, *cell) for cell in cells]
+  trainings = [_training(folder, *cell, inputs) for cell in cells]
   for end in _run(trainings, place, say):
     seconds[end.job.folder] = end.seconds
-  for _ in _run([_look(folder, *cell) for cell in cells], place, say):
+  looks = [_look(folder, *cell, inputs) for cell in cells]
+  for _ in _run(looks, place, say):
     pass
   for head in heads:
     mine = [cell for cell in cells if cell[0] == head]
@@ -110,7 +112,9 @@ def _run(
     )
 
 
-def _training(folder, head: str, fold: folds_lib.Fold, seed: int) -> Job:
+def _training(
+  folder, head: str, fold: folds_lib.Fold, seed: int, inputs: str
+) -> Job:
   run = _run_folder(folder, head, fold, seed)
   split = [f"--config.split.{k}={v}" for k, v in fold.fields.items()]
   arguments = (
@@ -120,13 +124,15 @@ def _training(folder, head: str, fold: folds_lib.Fold, seed: int) -> Job:
     *split,
     f"--config.train.seed={seed}",
   )
-  return Job(run.name, arguments, run)
+  return Job(run.name, arguments, run, inputs)
 
 
-def _look(folder, head: str, fold: folds_lib.Fold, seed: int) -> Job:
+def _look(
+  folder, head: str, fold: folds_lib.Fold, seed: int, inputs: str
+) -> Job:
   run = _run_folder(folder, head, fold, seed)
   arguments = ("evaluate", f"--workdir={run}", "--split=test")
-  return Job(f"{run.name} tested", arguments, run / "tested")
+  return Job(f"{run.name} tested", arguments, run / "tested", inputs)
 
 
 def _run_folder(folder, head, fold, seed) -> pathlib.Path:
@@ -138,9 +144,16 @@ def _write_config(
 ) -> None:
   """Writes the config of a head; refuses another than the one before."""
   folder.mkdir(parents=True, exist_ok=True)
-  if (folder / "config.json").is_file():
+  file = folder / "config.json"
+  if file.is_file():
     workdir_lib.refuse_changes(config, folder)
-  records.write_text(folder / "config.json", config_lib.to_json(config))
+    before = workdir_lib.read_config(file).train.epochs
+    if before != config.train.epochs:  # which a run alone may change
+      raise InputError(
+        f"config.train.epochs={config.train.epochs}: heads that are there were"
+        f" given {before}; leave it at that, or choose another --workdir"
+      )
+  records.write_text(file, config_lib.to_json(config))
 
 
 def _collect(workdir, config, head, cells, seconds) -> None:

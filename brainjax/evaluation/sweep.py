@@ -53,7 +53,11 @@ class Sweep:
     overrides = [*self.overrides, *search.overrides(self.points[name])]
     arguments = ["train", f"--config={self.spec}", f"--workdir={folder}"]
     arguments += [f"--config.{override}" for override in overrides]
-    return Job(name, tuple(arguments), folder)
+    config = config_lib.load_config(self.spec, overrides)
+    prepared = config.data.records  # if unset, `train` says so
+    sha256 = records.RecordSet(prepared).sha256 if prepared else ""
+    inputs = records.sha256_of_json([config.to_dict(), sha256])
+    return Job(name, tuple(arguments), folder, inputs)
 
 
 def read_sweep(

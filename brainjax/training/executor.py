@@ -8,9 +8,9 @@
       for end in ends:  # as they end, one after another
         say(f"{end.job.name}: {end.reason or 'done'}, {end.seconds:.0f} s")
 
-Run again, a job that ended well with the same arguments is kept; the others
-start again, and it is for the command to continue what it began. Commands that
-save on SIGTERM and end, as `train` does, thus lose nothing.
+Run again, a job that ended well with the same arguments and inputs is kept; the
+others start again, and it is for the command to continue what it began.
+Commands that save on SIGTERM and end, as `train` does, thus lose nothing.
 """
 
 import collections

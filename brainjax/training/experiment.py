@@ -296,6 +296,8 @@ def resolve(
   balance.check_balance(config)
   if config_file.is_file():
     workdir_lib.refuse_changes(config, workdir)
+  if (workdir / "model.json").is_file():
+    _refuse_other_records(record_set, trained.read_model_file(workdir))
 
   scans = scans_lib.assign_scans(config, record_set)
   if encoder is not None:
@@ -352,11 +354,7 @@ def open_run(workdir: pathlib.Path) -> Experiment:
   config = workdir_lib.read_config(workdir / "config.json")
   model = trained.read_model_file(workdir)
   record_set = records.RecordSet(config.data.records)
-  if record_set.sha256 != model["records_sha256"]:
-    raise InputError(
-      f"{record_set.path}: not the records this run was trained on"
-      " (sha256); prepare, or encode, them again as they were"
-    )
+  _refuse_other_records(record_set, model)
   splits_file = workdir / "splits.csv"
   if records.sha256_of(splits_file) != model["splits_sha256"]:
     raise InputError(
@@ -372,6 +370,16 @@ def open_run(workdir: pathlib.Path) -> Experiment:
     workdir_lib.read_scans(workdir / "splits.csv"),
     model["intensity"],
   )
+
+
+def _refuse_other_records(
+  record_set: records.RecordSet, model: Mapping[str, Any]
+) -> None:
+  if record_set.sha256 != model["records_sha256"]:
+    raise InputError(
+      f"{record_set.path}: not the records this run was trained on"
+      " (sha256); prepare, or encode, them again as they were"
+    )
 
 
 def _fit_or_read_scale(experiment: Experiment) -> Mapping[str, Any] | None:

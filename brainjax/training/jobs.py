@@ -26,11 +26,13 @@ class Job:
     name: What the user calls it; no two of a study are alike.
     arguments: Those of `brainjax`, the verb first.
     folder: Of `output.txt`, all that it prints, and `ended.json`.
+    inputs: sha256 of what lies at the paths of the arguments.
   """
 
   name: str
   arguments: tuple[str, ...]
   folder: pathlib.Path
+  inputs: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +79,13 @@ def start(
 
 
 def ended_before(job: Job) -> End | None:
-  """Returns how a job of these arguments ended the last time, if it did."""
+  """Returns how a job of these inputs ended the last time, if it did."""
   path = job.folder / ENDED_FILE
   if not path.is_file():
     return None
   found = json.loads(path.read_text())
-  if found["arguments"] != list(job.arguments):
+  before = found["arguments"], found.get("inputs", "")
+  if before != (list(job.arguments), job.inputs):
     return None
   return End(job, found["code"], found["seconds"], found["reason"], kept=True)
 
@@ -93,7 +96,7 @@ def write_end(job: Job, code: int, seconds: float) -> End:
   if earlier is not None:
     seconds += earlier.seconds
   end = End(job, code, seconds, _reason(job, code))
-  content = {"arguments": job.arguments, "code": code}
+  content = {"arguments": job.arguments, "inputs": job.inputs, "code": code}
   content |= {"seconds": seconds, "reason": end.reason}
   text = json.dumps(content, indent=2) + "\n"
   records.write_text(job.folder / ENDED_FILE, text)

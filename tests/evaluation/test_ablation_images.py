@@ -1,14 +1,16 @@
 """An ablation on images: encoders first, and before them all that can fail."""
 
+import dataclasses
 import io
+import json
 
 import pytest
 import rich.console
 
 import helpers
 from brainjax import InputError
-from brainjax.evaluation import ablation, ablation_heads
-from brainjax.training import encode, train
+from brainjax.evaluation import ablation, ablation_heads, ablation_variants
+from brainjax.training import encode, processes, train
 
 
 @pytest.fixture
@@ -41,10 +43,15 @@ def ablate(tmp_path, *overrides):
 def test_heads_leave_to_the_encoder_what_is_of_images(
   tmp_path, trained, monkeypatch
 ):
-  found = []
-  monkeypatch.setattr(
-    ablation_heads, "train_heads", lambda *args, **kwargs: found.extend(args[0])
-  )
+  experiments = []
+
+  def train_head(variant, found, facts, workdir, *rest):
+    experiments[:] = found
+    folder = workdir / "heads" / variant.name
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(facts))
+
+  monkeypatch.setattr(ablation_heads, "_train_head", train_head)
   monkeypatch.setattr(ablation, "_write", lambda *args: {})
   ablate(
     tmp_path,
@@ -53,12 +60,27 @@ def test_heads_leave_to_the_encoder_what_is_of_images(
     "model.attention.in_plane=se",
     "optimizer.rates=('encoder: 0.1',)",
   )
-  assert [one.config.split.fold for one in found] == [0, 1, 2]
+  assert [one.config.split.fold for one in experiments] == [0, 1, 2]
   for config in trained:
     assert config.data.intensity == "nyul"
     assert config.model.init_from == "weights"
     assert config.optimizer.rates == ("encoder: 0.1",)
   assert len(trained) == 3
+
+  # And none is added with more epochs than the others had.
+  longer = experiments[0].config.copy_and_resolve_references()
+  longer.train.epochs = 9
+  experiments[0] = dataclasses.replace(experiments[0], config=longer)
+  with pytest.raises(InputError, match="train_epochs was 4, and now 9"):
+    ablation_heads.train_heads(
+      experiments,
+      tmp_path / "run",
+      [ablation_variants.Variant("mean")],
+      folds=["0", "1", "2"],
+      seeds=1,
+      stop=processes.StopRequest(),
+      say=print,
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -51,6 +52,8 @@ def leave_files(folder, *, test):
 
 
 def train(tmp_path, *overrides):
+  if not (tmp_path / "records").exists():
+    helpers.write_cohort(tmp_path / "records", participants=2)
   config = helpers.micro_config(tmp_path / "records", *overrides)
   ablation_runs.train_runs(
     config,
@@ -102,12 +105,24 @@ def test_a_head_is_what_its_runs_said_of_their_test_split(tmp_path, asked):
   assert (result["best_epoch"][0], result["epochs"][0]) == (2.0, 3.0)
 
 
-def test_another_config_is_refused(tmp_path, asked):
+@pytest.mark.parametrize("override", ["ablation.margin=0.03", "train.epochs=9"])
+def test_another_config_is_refused(tmp_path, asked, override):
   train(tmp_path)
   before = len(asked)
-  with pytest.raises(InputError, match="ablation.margin"):
-    train(tmp_path, "ablation.margin=0.03")
+  with pytest.raises(InputError, match=override.partition("=")[0]):
+    train(tmp_path, override)
   assert len(asked) == before
+
+
+def test_what_was_trained_on_other_records_is_not_kept(tmp_path, asked):
+  train(tmp_path)
+  helpers.write_cohort(tmp_path / "records", participants=2, seed=1)
+  shutil.rmtree(tmp_path / "runs")  # which the pretended training fills
+  train(tmp_path)
+  before, after = asked[:24], asked[24:]
+  for earlier, now in zip(before, after, strict=True):
+    assert earlier.arguments == now.arguments
+    assert earlier.inputs != now.inputs
 
 
 def test_a_failed_run_is_named_when_the_others_have_ended(

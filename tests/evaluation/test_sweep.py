@@ -124,6 +124,29 @@ def test_started_again_it_does_what_is_left(tmp_path):
   assert rows[1]["seconds"] == 36.0  # of its three starts
 
 
+def test_a_run_of_another_config_or_other_records_is_not_kept(tmp_path):
+  file = tmp_path / "search.py"
+  text = pathlib.Path(SMOKE).read_text()
+  helpers.write_features(tmp_path / "records", participants=4)
+  scores = dict.fromkeys(RATES, score(0.5, None, None))
+
+  def started():
+    asked = sweep.read_sweep(
+      str(file), tmp_path / "sweep", [f"data.records={tmp_path / 'records'}"]
+    )
+    place = Pretence(scores)
+    sweep.run(asked, place, tell=lambda row: None)
+    return place.started
+
+  file.write_text(text)
+  assert started() == list(RATES)
+  assert started() == []
+  file.write_text(text.replace("epochs = 3", "epochs = 4"))
+  assert started() == list(RATES)
+  helpers.write_features(tmp_path / "records", participants=4, seed=1)
+  assert started() == list(RATES)
+
+
 def test_best_by_the_metric(tmp_path):
   asked = sweep.read_sweep(SMOKE, tmp_path)
   rows = [

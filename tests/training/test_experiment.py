@@ -282,6 +282,8 @@ def test_run_of_other_records_is_refused(cohort, tmp_path):
   (tmp_path / "model.json").write_text(json.dumps(model))
   with pytest.raises(InputError, match="not the records this run"):
     experiment.open_run(tmp_path)
+  with pytest.raises(InputError, match="not the records this run"):
+    resolve(cohort, tmp_path)  # to continue it
 
 
 @pytest.mark.parametrize("unit", ["participant_id", "group_id"])
