@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -132,8 +132,13 @@ def quiet() -> Iterator[None]:
 
 def read_frames(
   files: Iterable[pathlib.Path],
+  look: Callable[[pathlib.Path, Dataset], None] | None = None,
 ) -> tuple[list[Frame], dict[pathlib.Path, str]]:
   """Reads headers.
+
+  Args:
+    files: The files.
+    look: Is shown each header that can be read, of an image or not.
 
   Returns:
     The images that have a place in space, and for each file that gives none
@@ -145,7 +150,10 @@ def read_frames(
     try:
       with quiet():
         transfer_syntax(file)
-        frames += _frames_of(file, pydicom.dcmread(file, **_HEADER_ALONE))
+        header = pydicom.dcmread(file, **_HEADER_ALONE)
+        if look:
+          look(file, header)
+        frames += _frames_of(file, header)
     except NoImageError as error:
       left_out[file] = str(error)
     except Exception as error:

@@ -91,9 +91,10 @@ def test_the_secret_keeps_the_ids_and_without_it_they_are_others(tmp_path):
   )
   kept, _ = read(root, tmp_path / "c.csv", keep_ids=True)
   assert {row["participant_id"] for row in kept} == {"MRN-1", "MRN-2"}
-  (tmp_path / "a_ids.key").write_text("nothing")
-  with pytest.raises(InputError, match="a_ids.key: not the secret"):
-    read(root, tmp_path / "a.csv")
+  for text in ("nothing", "", "ab" * 31):
+    (tmp_path / "a_ids.key").write_text(text)
+    with pytest.raises(InputError, match="a_ids.key: not the secret"):
+      read(root, tmp_path / "a.csv")
 
 
 def test_a_path_does_not_give_away_whose_scan_it_is(tmp_path):
@@ -104,6 +105,36 @@ def test_a_path_does_not_give_away_whose_scan_it_is(tmp_path):
   assert list(tmp_path.glob("m*")) == []
   rows, _ = read(tmp_path / "export", out, keep_ids=True)
   assert rows[0]["participant_id"] == "MRN-12345"
+
+
+@pytest.mark.parametrize(
+  "folder, what, shown",
+  [
+    ("MRN-12345_a", "PatientID", "ct/?_a"),
+    ("Jane.DOE", "PatientName", "ct/?"),
+    ("doejane1", "PatientName", "ct/?1"),
+    ("of 2021-03-04", "StudyDate", "ct/of ?"),
+    ("04.03.2021", "StudyDate", "ct/?"),
+    ("Doe_20210304", "PatientName and the StudyDate", "ct/?_?"),
+  ],
+)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_nor_does_the_path_of_a_file_left_out(
+  tmp_path, folder, what, shown, damaged
+):
+  root = tmp_path / "export"
+  write_series(root / "mr", ARRAY)
+  (file, *_) = write_series(
+    root / "ct" / folder, ARRAY[:, :, :1], Modality="CT"
+  )
+  if damaged:
+    file.write_bytes(bytes(128) + b"DICM" + bytes(9))
+  with pytest.raises(InputError, match=f"the {what} is in the path") as raised:
+    read(root, tmp_path / "m.csv")
+  assert str(raised.value).startswith(f"export/{shown}: ")
+  file.parent.rename(root / "ct" / "janet 120210304")
+  _, series = read(root, tmp_path / "m.csv")
+  assert series[-1]["cell"] == "export/ct/janet 120210304"
 
 
 def test_a_study_of_nobody_is_a_participant_of_its_own(tmp_path):

@@ -8,7 +8,7 @@ A participant is the PatientID hashed with a secret, `<manifest>_ids.key`: with
 that file a later export of the same patients gives the same ids, and without
 it nobody can tell whose they are, so it is not to be shared. Dates only order
 the sessions of a participant. Paths are kept as they are: where one holds the
-PatientID the tree is refused, and no folder should have a patient's name.
+PatientID, the name or the day of the study, the tree is refused.
 """
 
 import collections
@@ -17,19 +17,19 @@ import hmac
 import os
 import pathlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from pydicom.dataset import Dataset
 
 from brainjax import InputError, records
-from brainjax.cohort import demographics
+from brainjax.cohort import demographics, dicom_privacy
 from brainjax.cohort.dicom_headers import files_of, read_frames
 from brainjax.cohort.dicom_series import Stack, stacks_of
 from brainjax.cohort.layouts import files
 from brainjax.cohort.manifest import MODALITIES
 
 _EXPECTED = "a tree of DICOM files (DICM at byte 128), whatever their names"
-# Where an archive replaced the PatientID by one and the same word.
-_NOBODY = ("", "anonymous", "anonymized", "anonymised", "anon", "unknown", "0")
-_SHORTEST_ID = 4  # a shorter one is found in many a path by chance
+_SECRET_BYTES = 32
 _COLUMNS = (
   *("participant_id", "session_id", "group_id", "label"),
   *(*MODALITIES, "source", "scanner", "age", "sex", "patient_id_known"),
@@ -62,10 +62,15 @@ def read_dicom_tree(
 
   Raises:
     InputError: There is no DICOM image, or none that a column is clear of; or
-      the ids are to be hashed, and a path gives one away.
+      the ids are to be hashed, and a path gives one, a name or a day away.
   """
   top = files.folder_of(root, _EXPECTED)
-  frames, left_out = read_frames(files_of(top))
+  traces_of: dict[pathlib.Path, dicom_privacy.Traces] = {}
+
+  def look(file: pathlib.Path, header: Dataset) -> None:
+    traces_of[file] = dicom_privacy.traces_of(header)
+
+  frames, left_out = read_frames(files_of(top), look)
   stacks = stacks_of(frames)
   if not stacks:
     reasons = sorted(set(left_out.values()))[:3] or [files.found(top)]
@@ -73,16 +78,18 @@ def read_dicom_tree(
       f"{root}: no DICOM image in it ({len(left_out)} files left out), but"
       f" {', '.join(reasons)}; expected {_EXPECTED}"
     )
+  series_file = beside(out, "_series.csv").absolute()
+  cells = _cells(stacks)
   if not keep_ids:
-    _check_paths(stacks, top)
-  series_file = beside(out, "_series.csv")
+    written = {stack.frames[0].file: cell for stack, cell in cells.items()}
+    written |= {file: str(file.parent) for file in left_out}
+    _check_paths(written, traces_of, top, series_file.parent)
   series_file.parent.mkdir(parents=True, exist_ok=True)
   name_of = _names(stacks, None if keep_ids else _secret(out))
   studies: dict[tuple[str, str], list[Stack]] = collections.defaultdict(list)
   for stack in stacks:
     frame = stack.frames[0]
     studies[name_of[frame.person, frame.study], frame.study].append(stack)
-  cells = _cells(stacks)
   rows, listed = [], []
   number_of: dict[str, int] = collections.Counter()
   for (person, _), members in sorted(studies.items(), key=_in_time):
@@ -90,12 +97,12 @@ def read_dicom_tree(
     ids = {"participant_id": person, "session_id": str(number_of[person])}
     taken = _taken(members)
     for stack in members:
-      cell = os.path.relpath(cells[stack], series_file.parent.absolute())
+      cell = os.path.relpath(cells[stack], series_file.parent)
       listed.append(ids | _described(stack, stack in taken.values(), cell))
     if taken:
       images = {name: cells[stack] for name, stack in taken.items()}
       rows.append(ids | _facts(members[0], person, top) | images)
-  listed += _files_left_out(left_out)
+  listed += _files_left_out(left_out, series_file.parent)
   records.write_csv(series_file, _SERIES_COLUMNS, listed)
   if not rows:
     raise InputError(
@@ -125,27 +132,43 @@ def _secret(out: str | os.PathLike[str]) -> bytes:
   with contextlib.suppress(FileExistsError):
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w", encoding="ascii") as stream:
-      stream.write(secrets.token_hex(32) + "\n")
-  try:
-    return bytes.fromhex(file.read_text("ascii"))
-  except ValueError:
-    raise InputError(
-      f"{file}: not the secret of an earlier manifest; restore it, or remove it"
-      " to give new ids"
-    ) from None
+      stream.write(secrets.token_hex(_SECRET_BYTES) + "\n")
+  with contextlib.suppress(ValueError):
+    secret = bytes.fromhex(file.read_text("ascii"))
+    if len(secret) == _SECRET_BYTES:
+      return secret
+  raise InputError(
+    f"{file}: not the secret of an earlier manifest; restore it, or remove it"
+    " to give new ids"
+  )
 
 
-def _check_paths(stacks: Sequence[Stack], top: pathlib.Path) -> None:
-  """Refuses a path that would carry a PatientID into the manifest."""
-  for stack in stacks:
-    frame = stack.frames[0]
-    name = frame.person.partition("\n")[0].casefold()
-    path = str(frame.file.relative_to(top.parent)).casefold()
-    if len(name) >= _SHORTEST_ID and _is_known(stack) and name in path:
-      raise InputError(
-        f"{frame.file.parent}: the PatientID is in the path, which the manifest"
-        " keeps; rename the folder, or take ids as they are with --keep-ids"
-      )
+def _check_paths(
+  written: Mapping[pathlib.Path, str],
+  traces_of: Mapping[pathlib.Path, dicom_privacy.Traces],
+  top: pathlib.Path,
+  start: pathlib.Path,
+) -> None:
+  """Refuses a path that would carry a patient's id, name or day into a table.
+
+  Args:
+    written: The path that is written of each file.
+    traces_of: What each file says of its patient, if it can be read.
+    top: The tree; its name is written as well.
+    start: What paths are written relative to.
+  """
+  everyone = tuple({t for traces in traces_of.values() for t in traces})
+  pairs = ((cell, traces_of.get(file, ())) for file, cell in written.items())
+  for cell, own in dict.fromkeys(pairs):
+    traces = own or everyone  # nobody knows whose a damaged file is
+    for path in (os.path.relpath(cell, start), top.name):
+      found, shown = dicom_privacy.masked(path, traces)
+      if found:
+        raise InputError(
+          f"{shown}: the {found} is in the path, which the manifest keeps;"
+          " rename the folder, or take ids and paths as they are with"
+          " --keep-ids"
+        )
 
 
 def _names(
@@ -168,7 +191,7 @@ def _names(
 
 def _is_known(stack: Stack) -> bool:
   person = stack.frames[0].person.partition("\n")[0]
-  return person.casefold() not in _NOBODY
+  return person.casefold() not in dicom_privacy.NOBODY
 
 
 def _taken(stacks: Sequence[Stack]) -> dict[str, Stack]:
@@ -245,10 +268,13 @@ def _described(stack: Stack, taken: bool, cell: str) -> dict[str, str]:
   }
 
 
-def _files_left_out(left_out: dict[pathlib.Path, str]) -> files.Rows:
+def _files_left_out(
+  left_out: dict[pathlib.Path, str], start: pathlib.Path
+) -> files.Rows:
   """Returns a row for each folder and reason."""
   counts = collections.Counter(
-    (str(file.parent), reason) for file, reason in left_out.items()
+    (os.path.relpath(file.parent, start), reason)
+    for file, reason in left_out.items()
   )
   return [
     dict.fromkeys(_SERIES_COLUMNS, "")
