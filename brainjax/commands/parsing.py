@@ -82,10 +82,9 @@ def add_executor(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--jobs",
     type=int,
-    default=1,
     metavar="N",
-    help="runs at a time, each with its share of cores and GPUs (default:"
-    " %(default)s)",
+    help="runs at a time; here each has its share of cores and GPUs (default: 1"
+    " here, 256 on SLURM)",
   )
   parser.add_argument(
     "--slurm",
@@ -106,14 +105,17 @@ def place_of(args, folder: pathlib.Path):
   """
   from brainjax.training import executor, slurm
 
+  at_once = {} if args.jobs is None else {"at_once": args.jobs}
+  if args.jobs is not None and args.jobs < 1:
+    raise InputError(f"--jobs={args.jobs}: at least 1")
   if args.executor == "local":
     if args.slurm:
       raise InputError("--slurm: of --executor=slurm; leave it out")
-    return executor.Local(args.jobs)
+    return executor.Local(**at_once)
   options = {}
   for option in args.slurm:
     name, equals, value = option.partition("=")
     if not equals:
       raise InputError(f"--slurm={option}: write --slurm=OPTION=VALUE")
     options[name] = int(value) if value.isdecimal() else value
-  return slurm.Slurm(folder, options, at_once=args.jobs)
+  return slurm.Slurm(folder, options, **at_once)

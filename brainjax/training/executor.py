@@ -42,8 +42,6 @@ class Local:
 
   def starter(self) -> "_Here":
     """Returns what starts jobs here."""
-    if self.at_once < 1:
-      raise InputError(f"--jobs={self.at_once}: at least 1")
     return _Here(self)
 
 

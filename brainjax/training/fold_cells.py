@@ -9,7 +9,8 @@ they train for equally long.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,23 +28,30 @@ def with_random_labels(experiment: Experiment, seed: int) -> Experiment:
 
   They are dealt within each fold, which keeps its number of each: a fold with
   more of a class would leave fewer of it for training, and heads would learn to
-  be worse than chance. Where sources are left out, they are dealt among all.
+  be worse than chance. Where sources are left out, within each split. Groups
+  of several classes are dealt theirs participant by participant, among those
+  of as many scans.
   """
   rng = np.random.default_rng([seed, 2])
-  class_of: dict[str, str] = {}
-  members: dict[str, list[str]] = {}
-  for scan in experiment.scans:
-    if scan["group_id"] not in class_of:
-      class_of[scan["group_id"]] = scan["class"]
-      members.setdefault(scan["fold"], []).append(scan["group_id"])
-  dealt = {}
-  for groups in members.values():
-    order = rng.permutation(len(groups))
-    dealt |= {
-      group: class_of[groups[i]] for group, i in zip(groups, order, strict=True)
-    }
+  of_group = _scans_by(experiment.scans, lambda scan: scan["group_id"])
+  decks: dict[tuple[Any, ...], list[list[Mapping[str, str]]]] = {}
+  for group in of_group:
+    place = group[0]["fold"], group[0]["split"]
+    if len({scan["class"] for scan in group}) == 1:
+      decks.setdefault(place, []).append(group)
+      continue
+    for person in _scans_by(group, lambda scan: scan["participant_id"]):
+      decks.setdefault((*place, len(person)), []).append(person)
+  dealt: dict[str, str] = {}
+  for units in decks.values():
+    for unit, i in zip(units, rng.permutation(len(units)), strict=True):
+      classes = itertools.cycle(scan["class"] for scan in units[i])
+      dealt |= {
+        scan["record_index"]: given
+        for scan, given in zip(unit, classes, strict=False)
+      }
   scans = tuple(
-    {**scan, "class": dealt[scan["group_id"]]} for scan in experiment.scans
+    {**scan, "class": dealt[scan["record_index"]]} for scan in experiment.scans
   )
   targets = experiment.targets.copy()
   for scan in scans:
@@ -56,6 +64,16 @@ def with_random_labels(experiment: Experiment, seed: int) -> Experiment:
   return dataclasses.replace(
     experiment, scans=scans, targets=targets, sampling=sampling
   )
+
+
+def _scans_by(
+  scans: Iterable[Mapping[str, str]], key: Callable[[Mapping[str, str]], str]
+) -> Iterable[list[Mapping[str, str]]]:
+  """Returns scans of an equal key together, in the order of the first."""
+  found: dict[str, list[Mapping[str, str]]] = {}
+  for scan in scans:
+    found.setdefault(key(scan), []).append(scan)
+  return found.values()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,12 +21,15 @@ def test_where_runs_take_place():
   assert place("--executor=slurm", "--jobs=8", *options) == slurm.Slurm(
     pathlib.Path("files"), {"partition": "gpu", "time": 240}, at_once=8
   )
+  assert place("--executor=slurm").at_once == 256
 
 
 @pytest.mark.parametrize(
   "arguments, named",
   [
     (["--slurm=time=1"], "--executor=slurm"),
+    (["--jobs=0"], "--jobs=0: at least 1"),
+    (["--executor=slurm", "--jobs=0"], "--jobs=0: at least 1"),
     (["--executor=slurm", "--slurm=gpu"], "--slurm=gpu: write"),
   ],
 )

@@ -1,6 +1,7 @@
 """Who trains, validates and tests in the cells of an ablation."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -76,6 +77,26 @@ def test_random_labels_are_the_same_in_every_fold_and_keep_their_number(
     assert sorted(targets[inside]) == sorted(before[inside])
   again = fold_cells.with_random_labels(experiments[0], 1).targets
   assert (again != targets).any()
+
+
+def test_random_labels_of_families_keep_the_classes_of_each_split(experiments):
+  scans = experiments[0].scans
+  mixed = [
+    {**scan, "group_id": f"family {scan['split']}"} if i % 3 else scan
+    for i, scan in enumerate(scans)
+  ]
+  one = dataclasses.replace(experiments[0], scans=tuple(mixed))
+  moved = 0
+  for seed in range(4):
+    dealt = fold_cells.with_random_labels(one, seed)
+    for split in ("train", "validation", "test"):
+      before, after = (
+        [s["class"] for s in found if s["split"] == split]
+        for found in (scans, dealt.scans)
+      )
+      assert sorted(before) == sorted(after)
+      moved += before != after
+  assert moved > 6
 
 
 def test_shuffled_slices_stay_in_their_scan_and_positions_in_their_place(
