@@ -7,6 +7,7 @@ Folds and the primary comparison are declared before anything is trained; a
 workdir refuses others afterwards.
 """
 
+import glob
 import json
 import pathlib
 from collections.abc import Sequence
@@ -225,11 +226,10 @@ def _write(
 
 def _any_folder(template: str) -> str:
   """Returns one of the folders that a path with "{fold}" stands for."""
-  path = pathlib.Path(template.replace("{fold}", "*"))
-  found = sorted(path.parent.glob(path.name))
+  found = sorted(glob.glob(glob.escape(template).replace("{fold}", "*")))
   if not found:
     raise InputError(
       f"config.data.records={template}: there is no such folder; encode every"
       " fold with its encoder first"
     )
-  return str(found[0])
+  return found[0]

@@ -80,24 +80,18 @@ def score(
 
   Labels that differ between seeds are resampled within the classes of each.
   """
-  rng = np.random.default_rng([seed, 1])
-  values, resampled = [], []
-  for probabilities, targets in zip(*answers[:2], strict=True):
-    counts = statistics.bootstrap_counts(
-      targets, answers.groups, resamples=resamples, seed=seed
-    )
-    values.append(metric(probabilities, targets))
-    resampled.append(metric(probabilities, targets, counts=counts))
-  num_seeds = len(values)
-  drawn = rng.multinomial(
-    num_seeds, np.full(num_seeds, 1 / num_seeds), resamples
+  found = comparison.seed_mean(
+    answers.probabilities,
+    answers.targets,
+    answers.groups,
+    metric,
+    resamples=resamples,
+    seed=seed,
   )
-  spread = (np.stack(resampled) * drawn.T).sum(0) / num_seeds
-  low, high = np.percentile(spread, [2.5, 97.5])
   return {
-    "value": finite(np.mean(values)),
-    "low": finite(low) if np.ptp(spread) > 0 else None,
-    "high": finite(high) if np.ptp(spread) > 0 else None,
+    "value": finite(found.value),
+    "low": finite(found.low),
+    "high": finite(found.high),
   }
 
 

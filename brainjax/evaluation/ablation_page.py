@@ -215,14 +215,13 @@ def _forest(found: Mapping[str, Any]) -> Exhibit:
   values = "; ".join(
     f"{e.name} {verdict.score_text(e.score)}" for e in estimates
   )
-  chance = chance_level(found["metric"], len(found["classes"]))
   return Exhibit(
     "heads.png",
     f"{name} of every head and control, n = {n}: {values}.",
     draw_forest(
       estimates,
       metric=name,
-      chance=1 / len(found["classes"]) if chance is None else chance,
+      chance=chance_level(found["metric"], len(found["classes"])),
     ),
   )
 

@@ -197,12 +197,7 @@ def score_ablation(
     frozenset(pair): bool(p < 0.05)
     for pair, p in zip(pairs, adjusted, strict=True)
   }
-  order = sorted(
-    heads, key=lambda name: -float(np.mean(fold_scores(answers[name], judged)))
-  )
   mean_ranks = ranks(answers, judged)
-  if mean_ranks is not None:
-    order = sorted(heads, key=mean_ranks.__getitem__)
   table = []
   for name in heads:
     result = json.loads((workdir / "heads" / name / "result.json").read_text())
@@ -217,6 +212,16 @@ def score_ablation(
       **{key: result[key] for key in RESULT_FIELDS},
     }
     table.append(row)
+  # A fold may lack a class where a participant's scans are of several.
+  of_name = {row["head"]: row for row in table}
+  order = sorted(
+    heads,
+    key=lambda name: (
+      -(of_name[name]["scores"][metric]["value"] or 0.0)
+      if mean_ranks is None
+      else mean_ranks[name]
+    ),
+  )
   reference = primary[0]
   others = [name for name in heads if name not in primary]
 

@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
 
 
 def draw_forest(
-  estimates: Sequence[Estimate], *, metric: str, chance: float
+  estimates: Sequence[Estimate], *, metric: str, chance: float | None
 ) -> mpl_figure.Figure:
   """Draws scores with their intervals below each other, and chance.
 
@@ -40,23 +40,25 @@ def draw_forest(
   Args:
     estimates: From top to bottom; the first is what the picture is about.
     metric: Name of the score.
-    chance: Its level without any skill.
+    chance: Its level without any skill; None if it has none of its own.
   """
   rows = len(estimates)
-  values = [v for e in estimates for v in e.score.values() if v is not None]
-  lowest = math.floor(10 * (min([chance, *values]) - 0.02)) / 10
+  values = [v for e in estimates for v in e.score.values()] + [chance]
+  lowest = min((v for v in values if v is not None), default=0.5)
+  lowest = math.floor(10 * (lowest - 0.02)) / 10
   with matplotlib.rc_context(figures.STYLE):
     figure = mpl_figure.Figure((5.0, 0.75 + 0.52 * rows), layout="constrained")
     axes = figure.subplots()
-    axes.text(
-      chance, rows - 0.45, f" chance {chance:.2f}", color=_QUIET, fontsize=8.5
-    )
+    if chance is not None:
+      axes.text(
+        chance, rows - 0.45, f" chance {chance:.2f}", color=_QUIET, fontsize=8.5
+      )
     for y, (name, kind, score, n) in enumerate(estimates):
       colour, marker, line = _KINDS[kind]
-      # Beside the interval alone: through the names it would hide letters.
-      axes.vlines(
-        chance, y - 0.22, y + 0.42, colors=_QUIET, linestyles=":", linewidth=1.4
-      )
+      if chance is not None:
+        # Beside the interval alone: through the names it would hide letters.
+        ends = y - 0.22, y + 0.42
+        axes.vlines(chance, *ends, colors=_QUIET, linestyles=":", linewidth=1.4)
       low, high = score["low"], score["high"]
       if low is not None and high is not None:
         if y == 0:

@@ -31,8 +31,8 @@ class Metric(Protocol):
     ...
 
 
-class Difference(NamedTuple):
-  """First minus second, with a 95 % interval; NaN where undefined."""
+class Estimate(NamedTuple):
+  """A metric, or a difference, with a 95 % interval; NaN where undefined."""
 
   value: float
   low: float
@@ -78,7 +78,7 @@ def paired_difference(
   *,
   resamples: int,
   seed: int,
-) -> Difference:
+) -> Estimate:
   """Bootstraps the difference of two models' metrics on the same groups.
 
   Both models are scored on the same resamples of groups, drawn within class.
@@ -106,24 +106,71 @@ def paired_difference(
     targets, groups, resamples=resamples, seed=seed
   )
   rng = np.random.default_rng([seed, 1])  # apart from the draws of groups
-  values, resampled = [], []
-  for model in (first, second):
-    num_seeds = len(model)
-    values.append(np.mean([metric(p, targets) for p in model]))
-    of_seeds = np.stack([metric(p, targets, counts=counts) for p in model])
-    drawn = rng.multinomial(
-      num_seeds, np.full(num_seeds, 1 / num_seeds), resamples
+  (value, resampled), (other, others) = (
+    _mean_of_seeds(
+      model, [targets] * len(model), [counts] * len(model), metric, rng
     )
-    resampled.append((of_seeds * drawn.T).sum(0) / num_seeds)
-  value = float(values[0] - values[1])
-  differences = resampled[0] - resampled[1]
-  varies = all((counts[:, targets == k] != 1).any() for k in np.unique(targets))
-  # Else all equal, or all NaN.
-  if not (varies and np.ptp(differences) > 0):
-    return Difference(value, np.nan, np.nan, np.nan)
-  low, high = np.percentile(differences, [2.5, 97.5])
-  spread = float(differences.std(ddof=1))
-  return Difference(value, float(low), float(high), spread)
+    for model in (first, second)
+  )
+  return _with_interval(value - other, resampled - others)
+
+
+def seed_mean(
+  probabilities: np.ndarray,
+  targets: np.ndarray,
+  groups: Sequence[str],
+  metric: Metric,
+  *,
+  resamples: int,
+  seed: int,
+) -> Estimate:
+  """Bootstraps a model's metric, the mean over its seeds, in the same way.
+
+  Args:
+    probabilities: f64[S,n,K], a leading row a seed.
+    targets: i64[S,n] true classes; where those of seeds differ, groups are
+      resampled within the classes of each.
+    groups: The unit that is resampled, of each row.
+    metric: Of `classification.py`, with `positive` bound if it takes one.
+    resamples: Number of bootstrap resamples.
+    seed: Equal seeds give equal intervals.
+  """
+  counts = [
+    statistics.bootstrap_counts(one, groups, resamples=resamples, seed=seed)
+    for one in targets
+  ]
+  rng = np.random.default_rng([seed, 1])
+  return _with_interval(
+    *_mean_of_seeds(probabilities, targets, counts, metric, rng)
+  )
+
+
+def _mean_of_seeds(
+  probabilities, targets, counts, metric, rng
+) -> tuple[float, np.ndarray]:
+  """Returns the mean over seeds, and f64[R] over resamples of groups and seeds.
+
+  Those are NaN if the groups of some class cannot vary.
+  """
+  num_seeds, resamples = len(probabilities), len(counts[0])
+  rows = list(zip(probabilities, targets, counts, strict=True))
+  value = float(np.mean([metric(p, truth) for p, truth, _ in rows]))
+  of_seeds = np.stack([metric(p, truth, counts=n) for p, truth, n in rows])
+  drawn = rng.multinomial(
+    num_seeds, np.full(num_seeds, 1 / num_seeds), resamples
+  )
+  resampled = (of_seeds * drawn.T).sum(0) / num_seeds
+  varies = all(
+    (n[:, truth == k] != 1).any() for _, truth, n in rows for k in set(truth)
+  )
+  return value, resampled if varies else np.full(resamples, np.nan)
+
+
+def _with_interval(value: float, resampled: np.ndarray) -> Estimate:
+  if not np.ptp(resampled) > 0:  # all equal, or all NaN
+    return Estimate(value, np.nan, np.nan, np.nan)
+  low, high = np.percentile(resampled, [2.5, 97.5])
+  return Estimate(value, float(low), float(high), float(resampled.std(ddof=1)))
 
 
 def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> McNemar:
@@ -206,7 +253,7 @@ def equivalence(
   the margin.
 
   Args:
-    difference: Estimate, as of `Difference`, `AucComparison` or `TTest`.
+    difference: As of `Estimate`, `AucComparison` or `TTest`.
     standard_error: Of that estimate, more than 0.
     margin: The largest difference that does not matter, more than 0; it is
       chosen before looking.

@@ -83,6 +83,14 @@ def test_heads_leave_to_the_encoder_what_is_of_images(
     )
 
 
+def test_features_of_a_fold_may_lie_below_its_name(tmp_path):
+  (tmp_path / "run-A" / "features").mkdir(parents=True)
+  template = str(tmp_path / "run-{fold}" / "features")
+  assert ablation._any_folder(template) == template.replace("{fold}", "A")
+  with pytest.raises(InputError, match="no such folder"):
+    ablation._any_folder(str(tmp_path / "{fold}" / "other"))
+
+
 @pytest.mark.parametrize(
   "override, words",
   [

@@ -1,5 +1,6 @@
 """Scores and tests of an ablation, from predictions written by hand."""
 
+import csv
 import json
 
 import numpy as np
@@ -157,6 +158,35 @@ def test_the_t_test_knows_how_many_train(workdir, found):
   )
   expected = comparison.corrected_resampled_t(first - second, 1.5).p
   assert found["primary"]["t_p"] == pytest.approx(expected)
+
+
+def test_one_group_of_a_class_gives_no_interval():
+  answers = ablation_answers.Answers(
+    probabilities=np.full((2, 6, 2), 0.5) + [[[-0.1, 0.1]], [[0.1, -0.1]]],
+    targets=np.array([[0, 0, 0, 0, 1, 1]] * 2),
+    folds=np.zeros(6, int),
+    groups=["a", "b", "c", "d", "family", "family"],
+    participants=list("abcdef"),
+  )
+  metric = ablation_answers.metric_of("balanced_accuracy", 1)
+  answers.probabilities[0, 0] = [0.9, 0.1]  # so that resamples differ
+  found = ablation_answers.score(answers, metric, **BOOTSTRAP)
+  assert found["value"] > 0.5
+  assert (found["low"], found["high"]) == (None, None)
+
+
+def test_heads_have_an_order_where_a_fold_lacks_a_class(tmp_path):
+  for name, skill in (("lstm", 0.3), ("mean", 2.0)):
+    write_head(tmp_path, name, skill=skill)
+    file = tmp_path / "heads" / name / "predictions.csv"
+    rows = [
+      row | {"fold": "0" if row["true_label"] == "normal" else "1"}
+      for row in csv.DictReader(file.read_text().splitlines())
+    ]
+    records.write_csv(file, list(rows[0]), rows)
+  found = score(tmp_path, ("lstm", "mean"), ("lstm", "mean"))
+  assert found["heads"][0]["rank"] is None
+  assert found["order"] == ["mean", "lstm"]
 
 
 def test_both_sides_of_a_comparison_are_the_same_numbers(found):

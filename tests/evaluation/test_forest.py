@@ -55,6 +55,12 @@ def test_every_score_has_its_interval_marker_and_numbers():
   assert (band.get_x(), band.get_width()) == pytest.approx((0.7, 0.2))
 
 
+def test_a_score_without_a_level_of_chance_has_no_line_of_it():
+  axes = draw(chance=None)
+  assert not axes.collections
+  assert axes.texts[0].get_text() == "0.80 [0.70, 0.90], n = 40"
+
+
 def test_kinds_differ_by_more_than_colour():
   lines = draw().get_lines()
   markers = [lines[i].get_marker() for i in (1, 3, 5)]
