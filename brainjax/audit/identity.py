@@ -127,6 +127,7 @@ def check_splits(rows: Sequence[Row]) -> list[Finding]:
       run's `splits.csv`.
   """
   findings = []
+  told: set[str] = set()
   for column, what in (
     ("group_id", "group"),
     ("participant_id", "participant"),
@@ -136,6 +137,7 @@ def check_splits(rows: Sequence[Row]) -> list[Finding]:
       if row.get("split"):
         splits_of[row[column]].add(row["split"])
     torn = sorted(name for name, splits in splits_of.items() if len(splits) > 1)
+    told |= set(torn)
     if torn:
       findings.append(
         Finding(
@@ -150,8 +152,13 @@ def check_splits(rows: Sequence[Row]) -> list[Finding]:
           {"torn": len(torn), "of": len(splits_of)},
         )
       )
-  torn = [f for f in find_families(rows) if len(f.splits) > 1]
-  if torn and not findings:
+  torn = [
+    family
+    for family in find_families(rows)
+    if len(family.splits) > 1
+    and told.isdisjoint((*family.groups, *family.participants))
+  ]
+  if torn:
     findings.append(
       Finding(
         "split",

@@ -19,8 +19,7 @@ def add(verbs) -> None:
   parser.add_argument(
     "--workers",
     type=int,
-    default=len(os.sched_getaffinity(0)),
-    help="processes (default: one a core, %(default)s)",
+    help=f"processes (default: one a core, {_cores()})",
   )
   parser.add_argument(
     "--dask",
@@ -47,6 +46,8 @@ def run(args) -> None:
   from brainjax.preparation import prepare
 
   config = parsing.config_of(args)
+  refuse_pairs(args)
+  args.workers = _cores() if args.workers is None else args.workers
   if args.workers < 1:
     raise InputError(f"--workers={args.workers}: at least 1")
   if args.dry_run:
@@ -75,6 +76,22 @@ def run(args) -> None:
 
     page = quality.write_quality(args.out, progress=console.progress("drawing"))
     console.say(f"look at all of them: {page}")
+
+
+def refuse_pairs(args) -> None:
+  """Raises `InputError` for an option that another one would ignore."""
+  pairs = (
+    ("--dask", args.dask, "--workers", args.workers is not None),
+    ("--dry-run", args.dry_run, "--dask", args.dask),
+    ("--dry-run", args.dry_run, "--quality", args.quality),
+  )
+  for first, has_first, second, has_second in pairs:
+    if has_first and has_second:
+      raise InputError(f"{second}: of no use with {first}; leave one out")
+
+
+def _cores() -> int:
+  return len(os.sched_getaffinity(0))
 
 
 def _say_forecast(args, config) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import threadpoolctl
 
-import brainjax
 from brainjax import InputError
+from brainjax.preparation import parts
 from brainjax.preparation.workers import Job, Result, Results
 
 _IN_FLIGHT = 2  # jobs handed out for each thread of a worker
@@ -38,8 +38,8 @@ def run_jobs(
     name_of: Names a job in an error.
 
   Raises:
-    InputError: There is no such scheduler, it has no worker or one of another
-      version, or a job lost several workers.
+    InputError: There is no such scheduler, it has no worker, or one of several
+      threads or another version; or a job lost several workers.
   """
   distributed = _load_module()
   with _connected(distributed, address) as client:
@@ -109,16 +109,25 @@ def _check_workers(client: Any, address: str) -> None:
       f"--dask={address}: the scheduler has no worker; start `dask worker"
       f" {address} --nthreads=1` on each machine"
     ) from error
-  for worker, version in client.run(_version).items():
-    if version != brainjax.__version__:
+  for worker, threads in client.nthreads().items():
+    if threads != 1:
+      raise InputError(
+        f"--dask={address}: worker {worker} has {threads} threads; start it"
+        " with --nthreads=1, and as many workers as cores"
+      )
+  try:
+    versions = client.run(parts.versions)
+  except ImportError as error:
+    raise InputError(
+      f"--dask={address}: a worker cannot load brainjax ({error}); install the"
+      " same on all"
+    ) from error
+  for worker, version in versions.items():
+    if list(version) != parts.versions():
       raise InputError(
         f"--dask={address}: worker {worker} has brainjax {version}, this is"
-        f" {brainjax.__version__}; install the same on all"
+        f" {parts.versions()}; install the same on all"
       )
-
-
-def _version() -> str:
-  return brainjax.__version__
 
 
 def _in_one_thread(function: Callable[[Job], Result], job: Job) -> Result:
@@ -126,6 +135,11 @@ def _in_one_thread(function: Callable[[Job], Result], job: Job) -> Result:
 
   Nor does jax take a whole accelerator for one worker of several.
   """
-  os.environ["JAX_PLATFORMS"] = "cpu"
-  with threadpoolctl.threadpool_limits(1):
-    return function(job)
+  before = dict(os.environ)
+  os.environ.update(JAX_PLATFORMS="cpu", NPROC="1")
+  try:
+    with threadpoolctl.threadpool_limits(1):
+      return function(job)
+  finally:  # for what else runs on the worker
+    os.environ.clear()
+    os.environ.update(before)

@@ -84,6 +84,8 @@ def test_a_family_in_two_splits_is_caught():
   (finding,) = identity.check_splits(rows)
   assert finding.severity == "fail"
   assert identity.check_ids(rows) == []
+  others = [row("X", split="train"), row("X", split="test", session_id="2")]
+  assert identity.check_splits(rows + others)[-1] == finding
   rows[1]["split"] = "train"
   assert identity.check_splits(rows) == []
   assert [f.severity for f in identity.check_ids(rows)] == ["warn"]

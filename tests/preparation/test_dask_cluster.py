@@ -1,6 +1,7 @@
 """Preparation on a Dask cluster, of processes on this machine."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -123,6 +124,48 @@ def test_a_finished_job_is_not_done_again(tmp_path, monkeypatch):
 
   monkeypatch.setattr(parts, "prepare_scan", again)
   assert parts.prepare_row(job) == first
+
+
+class _Client:
+  """Of a cluster with one worker."""
+
+  def __init__(self, threads=1, version=None):
+    self.threads, self.version = threads, version
+
+  def wait_for_workers(self, count, timeout):
+    pass
+
+  def nthreads(self):
+    return {"w": self.threads}
+
+  def run(self, function):
+    if self.version is None:
+      raise ModuleNotFoundError("No module named 'brainjax'")
+    return {"w": self.version}
+
+
+@pytest.mark.parametrize(
+  "client, message",
+  [
+    (_Client(threads=4), "worker w has 4 threads; start it with --nthreads=1"),
+    (_Client(), "cannot load brainjax .No module named"),
+    (_Client(version=["0", 1, 1]), "worker w has brainjax .'0', 1, 1."),
+  ],
+)
+def test_a_worker_that_would_do_otherwise_is_refused(client, message):
+  with pytest.raises(InputError, match=f"--dask=tcp://x: .*{message}"):
+    dask_cluster._check_workers(client, "tcp://x")
+  dask_cluster._check_workers(_Client(version=parts.versions()), "tcp://x")
+
+
+def test_a_job_leaves_the_environment_of_its_worker(monkeypatch):
+  monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+  monkeypatch.delenv("NPROC", raising=False)
+  seen = dask_cluster._in_one_thread(
+    lambda job: (os.environ["JAX_PLATFORMS"], os.environ["NPROC"]), None
+  )
+  assert seen == ("cpu", "1")
+  assert os.environ["JAX_PLATFORMS"] == "cuda" and "NPROC" not in os.environ
 
 
 def test_no_scheduler_is_one_line(tmp_path, monkeypatch):
