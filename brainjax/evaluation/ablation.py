@@ -13,7 +13,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import ml_collections
 import rich.console
 
@@ -213,7 +212,6 @@ def _write(
     "budget": config.model.head.budget or ablation.budget,
     "features": features,
     "records": config.data.records,
-    "device": jax.devices()[0].device_kind,
     "environment": workdir_lib.environment(),
   }
   records.write_text(

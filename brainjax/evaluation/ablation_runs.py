@@ -167,6 +167,7 @@ def _collect(workdir, config, head, cells, seconds) -> None:
     seconds: That a run took, by its folder.
   """
   rows, epochs, best, parameters, spent = [], [], [], 0, 0.0
+  devices = set()
   classes = list(config_lib.parse_classes(config.task.classes))
   columns = (
     *ablation_heads.PREDICTION_COLUMNS,
@@ -183,6 +184,8 @@ def _collect(workdir, config, head, cells, seconds) -> None:
         if row["split"] == "test"
       ]
     parameters = json.loads((run / "model.json").read_text())["num_parameters"]
+    made = json.loads((run / "environment.json").read_text())
+    devices |= set(made["devices"])
     validated = [
       line
       for line in logs.read_log(run / "metrics.jsonl")
@@ -207,6 +210,7 @@ def _collect(workdir, config, head, cells, seconds) -> None:
     "compile_seconds": None,  # it is in the seconds
     "latency_ms": None,
     "scans_per_second": None,
+    "device": ", ".join(sorted(devices)),
   }
   records.write_text(
     folder / "result.json", json.dumps(result, indent=1) + "\n"

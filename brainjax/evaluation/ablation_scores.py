@@ -278,6 +278,7 @@ def score_ablation(
 RESULT_FIELDS = (
   *("parameters", "fields", "learning_rates", "best_epoch", "epochs"),
   *("runs", "seconds", "compile_seconds", "latency_ms", "scans_per_second"),
+  "device",
 )
 
 

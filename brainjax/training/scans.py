@@ -1,6 +1,7 @@
 """Who takes part in a run, and on which side: the rows of `splits.csv`."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import ml_collections
 
@@ -150,8 +151,28 @@ def _assign(
     }
   others = [row for row in rows if row["group_id"] not in found]
   if others:
-    drawn = splits_lib.assign_splits(others, **fields)
+    chosen = _for_others(others, fields) if labelled else fields
+    drawn = splits_lib.assign_splits(others, **chosen)
     found |= {
       row["group_id"]: given for row, given in zip(others, drawn, strict=True)
     }
   return [found[row["group_id"]] for row in rows]
+
+
+def _for_others(
+  others: Sequence[Mapping[str, str]], fields: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """Returns the fields of a draw; of one source alone there is none to leave.
+
+  Scans of the source that tests do so; without any, the others train or
+  validate in the same proportion.
+  """
+  found = fields.to_dict()
+  sources = {row.get("source", "") for row in others}
+  if found["source"] and found["source"] not in sources:
+    train, validation, _ = found["fractions"]
+    both = train + validation
+    found |= {"source": "", "fractions": (train / both, validation / both, 0.0)}
+  elif found["source"] and len(sources) == 1:
+    found |= {"source": "", "fractions": (0.0, 0.0, 1.0)}
+  return found

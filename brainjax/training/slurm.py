@@ -84,22 +84,26 @@ class _OnNode:
   def __init__(self, directory: str):
     self._directory = directory
     self._child: subprocess.Popen[bytes] | None = None
+    self._began = 0.0
 
   def __call__(self, job: Job) -> End:
     os.chdir(self._directory)
-    began = time.monotonic()
+    self._began = time.monotonic()
     self._child = jobs_lib.start(job, sorted(os.sched_getaffinity(0)), {})
     try:
       code = self._child.wait()
     finally:
       self._end_child()  # if this process is interrupted
-    return jobs_lib.write_end(job, code, time.monotonic() - began)
+    return jobs_lib.write_end(job, code, time.monotonic() - self._began)
 
   def checkpoint(self, job: Job) -> Any:
     """Saves, and has submitit queue the job again."""
     from submitit.helpers import DelayedSubmission
 
     self._end_child()
+    if self._child is not None:  # the next start adds its time to this one's
+      seconds = time.monotonic() - self._began
+      jobs_lib.write_end(job, jobs_lib.STOPPED, seconds)
     return DelayedSubmission(_OnNode(self._directory), job)
 
   def _end_child(self) -> None:

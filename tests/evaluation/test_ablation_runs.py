@@ -42,6 +42,7 @@ def leave_files(folder, *, test):
   text = "".join(json.dumps(line) + "\n" for line in lines)
   (folder / "metrics.jsonl").write_text(text)
   (folder / "model.json").write_text('{"num_parameters": 77}')
+  (folder / "environment.json").write_text('{"devices": ["cpu", "cpu"]}')
   columns = ("participant_id", "group_id", "split", "true_label")
   columns += ("proba_normal", "proba_tumour")
   with open(folder / "predictions.csv", "w", newline="") as file:
@@ -101,6 +102,7 @@ def test_a_head_is_what_its_runs_said_of_their_test_split(tmp_path, asked):
   assert {row["proba_tumour"] for row in rows} == {"0.8"}
   result = json.loads((folder / "result.json").read_text())
   assert result["parameters"] == 77
+  assert result["device"] == "cpu"
   assert (result["runs"], result["seconds"]) == (6, 12.0)
   assert (result["best_epoch"][0], result["epochs"][0]) == (2.0, 3.0)
 

@@ -53,6 +53,7 @@ def write_head(workdir, name, *, skill, seeds=(0, 1), scans=1, flip=False):
   records.write_csv(folder / "predictions.csv", columns, rows)
   result = dict.fromkeys(ablation_scores.RESULT_FIELDS, 1)
   result |= {"fields": {"name": name}, "learning_rates": [0.1] * 3}
+  result["device"] = f"{'one' if name == 'gru' else 'another'} device"
   (folder / "result.json").write_text(json.dumps(result))
   return rows
 
@@ -227,11 +228,12 @@ def test_the_page_holds_every_head_and_needs_nothing_else(found, tmp_path):
     "budget": 500_000,
     "features": "8 features",
     "records": ["x"],
-    "device": "cpu",
     "environment": {"command": "brainjax ablate", "date": "2026-01-01T00:00"},
   }
   page = ablation_page.write_page(tmp_path, said).read_text()
   for text in ("lstm", "gru", "mean", "data:image/png", "classes dealt anew"):
+    assert text in page
+  for text in ("gru on one device", "lstm on another device"):
     assert text in page
   assert "http" not in page
   assert {f.name for f in (tmp_path / "figures").iterdir()} == {

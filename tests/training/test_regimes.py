@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import pathlib
 import types
@@ -369,6 +370,37 @@ def test_a_split_of_the_manifest_holds_for_unknown_labels_too():
     "validation",
     "test",
   ]
+
+
+@pytest.mark.parametrize(
+  "unlabelled, allowed",
+  [("aaaa", {"test"}), ("bbbb", {"train", "validation"}), ("ab", None)],
+)
+def test_unknown_labels_need_not_be_of_the_source_that_tests(
+  unlabelled, allowed
+):
+  rows = [
+    {
+      "participant_id": f"p{i}",
+      "session_id": "",
+      "group_id": f"p{i}",
+      "label": label,
+      "source": source,
+    }
+    for i, (label, source) in enumerate(
+      [
+        *itertools.product(("normal", "glioma"), "aabbbccc"),
+        *(("", source) for source in unlabelled),
+      ]
+    )
+  ]
+  record_set: Any = types.SimpleNamespace(rows=rows)
+  config = helpers.micro_config(pathlib.Path(), *PRETRAIN, "split.source=a")
+  found = scans.assign_scans(config, record_set)
+  for scan in found:
+    assert (scan["split"] == "test") == (scan["source"] == "a")
+  if allowed:
+    assert {scan["split"] for scan in found if not scan["label"]} == allowed
 
 
 def test_an_auto_encoder_has_no_answer(pretrained, tmp_path):
