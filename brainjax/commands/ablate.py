@@ -84,8 +84,8 @@ def _print(found) -> None:
     table.add_row(
       name,
       verdict.score_text(row["scores"][metric]),
-      ablation_page.difference_text(against) if against else "",
-      ablation_page.p_text(p) if against else "",
+      verdict.difference_text(against) if against else "",
+      verdict.p_text(p) if against else "",
       f"{row['seconds'] / row['runs']:.2f}",
     )
   console.make_console().print(table)

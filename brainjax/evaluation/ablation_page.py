@@ -47,9 +47,7 @@ def write_page(workdir: pathlib.Path, found: Mapping[str, Any]) -> pathlib.Path:
     return {"href": f"figures/{file.name}", "data": data, "alt": exhibit.alt}
 
   of_name = {row["head"]: row for row in found["heads"]}
-  page = report.template(
-    "ablation", picture=picture, p_value=p_text, difference=difference_text
-  ).render(
+  page = report.template("ablation", picture=picture).render(
     name=workdir.resolve().name,
     found=found,
     sections=SECTIONS,
@@ -79,7 +77,7 @@ def headline(found: Mapping[str, Any]) -> str:
   text = (
     f"{name} of {first} {verdict.score_text(scores[first])}, of {second}"
     f" {verdict.score_text(scores[second])}; the difference is"
-    f" {difference_text(primary)}, n = {found['participants']}."
+    f" {verdict.difference_text(primary)}, n = {found['participants']}."
   )
   return f"{conclusion(primary, found['margin'])} {text}"
 
@@ -131,7 +129,7 @@ def checks(found: Mapping[str, Any]) -> list[verdict.Check]:
         verdict.Check(
           lost,
           f"{row['head']} without the order of slices: {name}"
-          f" {difference_text(row)} against it; "
+          f" {verdict.difference_text(row)} against it; "
           + (
             "the order carries something."
             if lost
@@ -149,7 +147,7 @@ def checks(found: Mapping[str, Any]) -> list[verdict.Check]:
         f"{head} against the mean over slices: {name}"
         f" {verdict.score_text(best[head])} and"
         f" {verdict.score_text(best['mean'])}, difference"
-        f" {difference_text(pair)}.",
+        f" {verdict.difference_text(pair)}.",
       )
     )
   return made
@@ -159,31 +157,6 @@ def chance_level(metric: str, num_classes: int) -> float | None:
   """Returns what a metric is without skill; None if it is of the cohort."""
   levels = {"roc_auc": 0.5, "balanced_accuracy": 1 / num_classes}
   return levels.get(metric)
-
-
-def p_text(p: float | None) -> str:
-  """Writes a p value.
-
-  >>> [p_text(p) for p in (0.0004, 0.0312, 0.71, None)]
-  ['<0.001', '0.031', '0.71', '–']
-  """
-  if p is None:
-    return "–"
-  if p < 0.001:
-    return "<0.001"
-  return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-
-
-def difference_text(compared: Mapping[str, Any]) -> str:
-  """Writes a difference with its interval.
-
-  >>> difference_text({"difference": 0.0123, "low": -0.004, "high": 0.03})
-  '+0.012 [-0.004, +0.030]'
-  """
-  text = f"{compared['difference']:+.3f}"
-  if compared["low"] is None:
-    return text
-  return f"{text} [{compared['low']:+.3f}, {compared['high']:+.3f}]"
 
 
 def _pair(found: Mapping[str, Any], first: str, second: str) -> dict[str, Any]:

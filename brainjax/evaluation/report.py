@@ -30,6 +30,7 @@ from brainjax.evaluation import (
   figures,
   methods,
   mistakes,
+  paired,
   reconstruction_page,
   reliability_figure,
   run_files,
@@ -181,6 +182,7 @@ def _classification(
     "cohort": tables.cohort(run.scans),
     "preparation": preparation,
     "comparison": comparison,
+    "paired": paired.paired_tests(comparison, split),
     "roc": exhibits.roc(comparison, split),
     "confusion": exhibits.confusion(scores, classes, split),
     "reliability": reliability_figure.reliability_exhibit(run, split),
@@ -246,7 +248,12 @@ def template(kind: str, **filters: Callable[..., Any]) -> jinja2.Template:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  filters |= {"score": verdict.score_text, "unbroken": _unbroken}
+  filters |= {
+    "score": verdict.score_text,
+    "difference": verdict.difference_text,
+    "p_value": verdict.p_text,
+    "unbroken": _unbroken,
+  }
   environment.filters.update(filters)
   return environment.get_template(f"{kind}.html.jinja")
 

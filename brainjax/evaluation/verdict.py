@@ -55,6 +55,31 @@ def score_text(score: Mapping[str, float | None]) -> str:
   return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
+def p_text(p: float | None) -> str:
+  """Writes a p value.
+
+  >>> [p_text(p) for p in (0.0004, 0.0312, 0.71, None)]
+  ['<0.001', '0.031', '0.71', '–']
+  """
+  if p is None:
+    return "–"
+  if p < 0.001:
+    return "<0.001"
+  return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def difference_text(compared: Mapping[str, Any]) -> str:
+  """Writes a difference with its interval.
+
+  >>> difference_text({"difference": 0.0123, "low": -0.004, "high": 0.03})
+  '+0.012 [-0.004, +0.030]'
+  """
+  text = f"{compared['difference']:+.3f}"
+  if compared["low"] is None:
+    return text
+  return f"{text} [{compared['low']:+.3f}, {compared['high']:+.3f}]"
+
+
 def main_metric(classes: Sequence[str]) -> str:
   """Returns the metric that the verdict is about."""
   return "roc_auc" if len(classes) == 2 else "balanced_accuracy"

@@ -315,6 +315,9 @@ def test_comparison_has_runs_probes_and_warnings(tmp_path):
   assert "lstm on small (d) no test metrics – – –" in text
   assert "lstm on small (e) other classes: not comparable" in text
   assert "image header alone 0.50 [0.35, 0.65] 0.50 [0.35, 0.65] – 8" in text
+  # The runs that can be compared answer alike.
+  held = text.split("Held against the other runs")[1].split("Paired, on")[0]
+  assert held.endswith("p of that gru on small (b) +0.000 1.00 0 0 1.00 ")
   assert "always normal 0.50 0.50 0.50 8" in text
 
 
