@@ -13,6 +13,7 @@ import numpy as np
 
 METRICS = {
   "roc_auc": "AUC",
+  "hand_till_auc": "Hand-Till AUC",
   "screening_auc": "screening AUC",
   "balanced_accuracy": "balanced accuracy",
   "accuracy": "accuracy",

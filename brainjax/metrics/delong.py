@@ -1,4 +1,4 @@
-"""The area under the ROC curve: its variance, interval and comparison.
+"""The area under the ROC curve: its variance, and how two compare.
 
 Valid on one fixed test set. Scores pooled over the folds of a cross-validation
 differ in scale from fold to fold: prefer the bootstrap of `comparison.py`.
@@ -7,7 +7,6 @@ differ in scale from fold to fold: prefer the bootstrap of `comparison.py`.
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
 import scipy.stats
 
 
@@ -55,34 +54,6 @@ def auc_covariance(
   below = 1 - (ranks[:, m:] - scipy.stats.rankdata(negatives, axis=1)) / m
   covariance = np.cov(above) / m + np.cov(below) / n
   return above.mean(1), np.reshape(covariance, (len(scores), len(scores)))
-
-
-def auc_interval(
-  scores: np.ndarray, is_positive: np.ndarray, *, level: float = 0.95
-) -> tuple[float, float]:
-  """Returns the interval of one model's area, symmetric on the logit scale.
-
-  So it stays between 0 and 1. NaN where the estimated variance is 0, as that
-  of a perfect score is: the interval would claim certainty.
-
-  Args:
-    scores: f64[n], larger for positives.
-    is_positive: bool[n].
-    level: Of confidence.
-
-  Raises:
-    ValueError: As for `auc_covariance`.
-
-  Source: Pepe 2003, The Statistical Evaluation of Medical Tests, 5.2.5.
-  """
-  areas, covariance = auc_covariance(scores[None], is_positive)
-  area, variance = areas[0], covariance[0, 0]
-  if not variance > 0:
-    return np.nan, np.nan
-  z = scipy.stats.norm.ppf((1 + level) / 2)
-  reach = z * np.sqrt(variance) / (area * (1 - area))
-  low, high = scipy.special.expit(scipy.special.logit(area) + [-reach, reach])
-  return float(low), float(high)
 
 
 def compare_aucs(

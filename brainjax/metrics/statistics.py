@@ -7,7 +7,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from brainjax.metrics import calibration, classification
+from brainjax.metrics import calibration, classification, multiclass
 
 
 def aggregate_participants(
@@ -117,6 +117,8 @@ def scores(
 ) -> dict[str, np.ndarray]:
   """Returns every metric of the report, f64[...] each, NaN if undefined.
 
+  "hand_till_auc" is of more than two classes.
+
   Args:
     probabilities: f64[n,K], a row a participant.
     targets: i64[n] true classes.
@@ -145,6 +147,8 @@ def scores(
     "brier": classification.brier(*data, **rows),
     "ece": calibration.ece(*data, **rows),
   }
+  if probabilities.shape[1] > 2:
+    found["hand_till_auc"] = multiclass.hand_till_auc(*data, **rows)
   if negative is not None:
     healthy = probabilities[:, negative]
     found["screening_auc"] = classification.roc_auc(
