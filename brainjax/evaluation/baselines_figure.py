@@ -8,7 +8,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import sklearn.metrics
 from matplotlib import figure as mpl_figure
 
 from brainjax.evaluation import exhibits, figures, run_files, verdict
@@ -16,7 +15,6 @@ from brainjax.evaluation.run_files import Run
 
 Curve = tuple[np.ndarray, np.ndarray]  # false positive rate, sensitivity
 
-_RATES = np.linspace(0, 1, 201)  # at which curves of several classes are joined
 _LINES = ("--", "-.", ":")
 
 
@@ -87,16 +85,6 @@ def draw_panels(
 
 
 def _curve(run: Run, rows: list[dict[str, str]]) -> Curve:
-  classes = run.model["classes"]
-  shown = [run.model["positive"]] if len(classes) == 2 else classes
-  curves = []
-  for name in shown:
-    truth = np.array([row["true_label"] == name for row in rows])
-    if not truth.all() and truth.any():
-      scores = [float(row[f"proba_{name}"]) for row in rows]
-      curves.append(sklearn.metrics.roc_curve(truth, scores)[:2])
-  if len(curves) == 1:
-    return curves[0]
-  found = [np.interp(_RATES, *curve) for curve in curves]
-  mean = np.mean(found, axis=0) if found else np.full(len(_RATES), np.nan)
-  return _RATES, mean
+  answers = run_files.answers(rows, run.model["classes"])
+  none = np.full(1, np.nan)
+  return figures.roc_curve(*answers, run.shown) or (none, none)

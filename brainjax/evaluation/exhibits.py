@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from brainjax.evaluation import figures, montage, verdict
+from brainjax.evaluation import figures, montage, run_files, verdict
 from brainjax.evaluation.forest import Estimate, draw_forest
 from brainjax.evaluation.run_files import Run
+from brainjax.metrics import multiclass
 from brainjax.records import Record, RecordSet
 
 _SHEET_ROWS = 4  # modalities times scans of a class, so that a page holds them
@@ -49,29 +50,45 @@ def forest(
   )
 
 
-def roc(comparison: Sequence[Mapping[str, Any]], split: str) -> Exhibit:
-  """Shows the runs that are comparable; one only if there are more classes."""
+def roc(
+  comparison: Sequence[Mapping[str, Any]], split: str
+) -> tuple[Exhibit, Exhibit | None]:
+  """Shows the curves of the runs that are comparable, all in one picture.
+
+  More than two classes make two pictures: the classes of the first run, and
+  of all runs, where there are several, their means over the classes.
+  """
   runs = [row for row in comparison if row["run"] and not row["note"]]
-  model, metric, what = runs[0]["run"].model, "AUC", "a curve a model"
-  classes = model["classes"]
-  if len(classes) > 2:
-    runs, metric, what = runs[:1], "macro AUC", "a curve a class"
-  curves, values = {}, []
+  model = runs[0]["run"].model
+  classes, curves, values = model["classes"], {}, []
+  metric = "AUC" if len(classes) == 2 else "macro AUC"
   for row in runs:
     people = [p for p in row["run"].participants if p["split"] == split]
     score = f"{metric} {verdict.score_text(row['scores']['roc_auc'])}"
     score += f", n = {row['scores']['n']}"
-    curves[f"{row['name']}\n{score}"] = (
-      np.array([[float(p[f"proba_{k}"]) for k in classes] for p in people]),
-      np.array([classes.index(p["true_label"]) for p in people]),
-    )
+    curves[f"{row['name']}\n{score}"] = run_files.answers(people, classes)
     values.append(f"{row['name']} {score}")
-  return Exhibit(
-    "roc_curves.png",
-    f"Receiver operating characteristic on the {split} split, {what}:"
-    f" {'; '.join(values)}.",
-    figures.roc_curves(curves, classes, model["positive"]),
+
+  def exhibit(name, what, number):
+    shown = dict(list(curves.items())[:number])
+    return Exhibit(
+      name,
+      f"Receiver operating characteristic on the {split} split, {what}:"
+      f" {'; '.join(values[:number])}.",
+      figures.roc_curves(shown, classes, model["positive"]),
+    )
+
+  if len(classes) == 2:
+    return exhibit("roc_curves.png", "a curve a model", len(runs)), None
+  areas = multiclass.one_vs_rest_auc(*curves[next(iter(curves))])
+  each = ", ".join(
+    f"{name} {'undefined' if np.isnan(area) else format(area, '.2f')}"
+    for name, area in zip(classes, areas, strict=True)
   )
+  first = exhibit("roc_curves.png", f"a curve a class, AUC {each}", 1)
+  if len(runs) == 1:
+    return first, None
+  return first, exhibit("roc_models.png", "a mean curve a model", len(runs))
 
 
 def confusion(

@@ -15,6 +15,7 @@ import sklearn.metrics
 from matplotlib import figure as mpl_figure
 
 from brainjax import records
+from brainjax.metrics import multiclass
 
 # Told apart by colour-blind readers: Okabe and Ito, "Color Universal Design",
 # 2008. Yellow is left out: it is too light for a line on white.
@@ -27,6 +28,7 @@ COLOURS = (
   "#56B4E9",
   "#000000",
 )
+_RATES = np.linspace(0, 1, 201)  # at which curves of several classes are joined
 _LINES = ("-", "--", "-.", ":")  # a second sign, for print without colour
 STYLE: dict[Any, Any] = {
   "font.family": "DejaVu Sans",  # comes with matplotlib
@@ -100,53 +102,43 @@ def roc_curves(
 ) -> mpl_figure.Figure:
   """Draws receiver operating characteristics.
 
-  Two classes give one curve a model; more give one curve a class, against
-  the rest, of a single model. A class without, or with nothing but, its own
-  cases has no curve.
+  Two classes give one curve a model. More give one curve a class, against
+  the rest, of a single model; of several models the mean of those. A class
+  without, or with nothing but, its own cases has no curve.
 
   Args:
-    curves: Legend text (title, with more than two classes) to f[N,K]
-      probabilities and i[N] class indices.
+    curves: Legend text (title, of a single model with more than two classes)
+      to f[N,K] probabilities and i[N] class indices.
     classes: K names.
     positive: The positive one of two classes; else not looked at.
-
-  Returns:
-    The figure.
-
-  Raises:
-    ValueError: More than one model with more than two classes.
   """
-  if len(classes) == 2:
-    lines = [
-      (name, probabilities, targets, classes.index(positive))
-      for name, (probabilities, targets) in curves.items()
-    ]
-    title = f"positive: {positive}"
-  else:
-    if len(curves) != 1:
-      raise ValueError(
-        f"{len(curves)} models with {len(classes)} classes; draw one model"
-      )
+  if len(classes) > 2 and len(curves) == 1:
     ((title, (probabilities, targets)),) = curves.items()
+    areas = multiclass.one_vs_rest_auc(probabilities, targets)
     lines = [
-      (f"{name} (n = {np.sum(targets == k)})", probabilities, targets, k)
+      (
+        f"{name} (n = {np.sum(targets == k)}) AUC {areas[k]:.2f}",
+        roc_curve(probabilities, targets, [k]),
+      )
       for k, name in enumerate(classes)
+    ]
+  else:
+    title, shown = "mean of each class against the rest", range(len(classes))
+    if len(classes) == 2:
+      title, shown = f"positive: {positive}", [classes.index(positive)]
+    lines = [
+      (name, roc_curve(*answers, shown)) for name, answers in curves.items()
     ]
   with matplotlib.rc_context(STYLE):
     figure = mpl_figure.Figure(
       (4.6, 4.6 + 0.2 * len(lines)), layout="constrained"
     )
     axes = figure.subplots()
-    for i, (name, probabilities, targets, k) in enumerate(lines):
-      truth = targets == k
-      if truth.all() or not truth.any():
+    for i, (name, curve) in enumerate(lines):
+      if curve is None:
         continue
-      false_positive_rate, sensitivity, _ = sklearn.metrics.roc_curve(
-        truth, probabilities[:, k]
-      )
       axes.plot(
-        false_positive_rate,
-        sensitivity,
+        *curve,
         color=COLOURS[i % len(COLOURS)],
         linestyle=_LINES[i % len(_LINES)],
         label=name,
@@ -163,6 +155,33 @@ def roc_curves(
     )
     figure.legend(loc="outside lower center")
   return figure
+
+
+def roc_curve(
+  probabilities: np.ndarray, targets: np.ndarray, shown: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """Returns false positive rates and sensitivities, f[R] each.
+
+  Args:
+    probabilities: f[N,K].
+    targets: i[N] class indices.
+    shown: Of these classes, each against the rest, it is the mean; classes
+      without, or with nothing but, their own cases are left out.
+
+  Returns:
+    The curve; None if every class is left out.
+  """
+  curves = []
+  for k in shown:
+    truth, scores = targets == k, probabilities[:, k]
+    if probabilities.shape[1] == 2:
+      # Files round to 1 what is near, which would tie it.
+      scores = scores - probabilities[:, 1 - k]
+    if truth.any() and not truth.all():
+      curves.append(sklearn.metrics.roc_curve(truth, scores)[:2])
+  if len(curves) < 2:
+    return curves[0] if curves else None
+  return _RATES, np.mean([np.interp(_RATES, *c) for c in curves], axis=0)
 
 
 def confusion_matrix(

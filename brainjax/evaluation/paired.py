@@ -2,8 +2,9 @@
 
 Of two classes: the areas under the ROC curve, by DeLong's test. Of more, or
 where a group holds several participants (DeLong's are independent): the metric
-of the verdict, by a paired bootstrap of groups, which gives an interval and no
-p. Besides, for independent participants, McNemar's test of who is right.
+of the verdict, its interval by a paired bootstrap of groups and its p by
+exchanging the answers of both runs, group by group. Besides, for independent
+participants, McNemar's test of who is right.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,9 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from brainjax.evaluation import verdict
+from brainjax.evaluation import run_files, verdict
 from brainjax.evaluation.run_files import Run
-from brainjax.metrics import classification, comparison, delong
+from brainjax.metrics import classification, comparison, delong, permutation
 
 _METRICS: Mapping[str, comparison.Metric] = {
   "roc_auc": classification.roc_auc,
@@ -33,10 +34,10 @@ def paired_tests(
 
   Returns:
     A row a compared run: its `name`; `difference`, the run minus it, with
-    `low` and `high`, None if undefined; `only_this` and `only_other`,
-    participants that one of them alone has right; `p` of the difference and
-    `mid_p` of McNemar, each adjusted by Holm for the number of runs, None where
-    there is no test.
+    `low` and `high`, None if undefined, and whether that is `by_delong`;
+    `only_this` and `only_other`, participants that one of them alone has
+    right; `p` of the difference and `mid_p` of McNemar, each adjusted by Holm
+    for the number of runs, None where there is no test.
   """
   run, *others = (row["run"] for row in rows if row["run"] and not row["note"])
   names = [row["name"] for row in rows if row["run"] and not row["note"]]
@@ -53,61 +54,71 @@ def paired_tests(
 
 def _compare(run: Run, other: Run, split: str) -> dict[str, Any]:
   classes, evaluation = run.model["classes"], run.config["eval"]
-  people = _people(run, split)
-  theirs = _people(other, split)
-  first, second = (
-    np.array(
-      [[float(row[person][f"proba_{k}"]) for k in classes] for person in people]
-    )
-    for row in (people, theirs)
+  people = [row for row in run.participants if row["split"] == split]
+  theirs = {
+    row["participant_id"]: row
+    for row in other.participants
+    if row["split"] == split
+  }
+  first, targets = run_files.answers(people, classes)
+  second, _ = run_files.answers(
+    [theirs[row["participant_id"]] for row in people], classes
   )
-  targets = np.array(
-    [classes.index(row["true_label"]) for row in people.values()]
-  )
-  groups = [row["group_id"] for row in people.values()]
+  groups = [row["group_id"] for row in people]
   independent = len(set(groups)) == len(groups)
-  p = low = high = None
-  if len(classes) == 2 and independent and np.bincount(targets).min() > 1:
-    # Not the probability alone, which files round to 1 where it is near.
-    test = delong.compare_aucs(
-      first[:, 1] - first[:, 0], second[:, 1] - second[:, 0], targets == 1
-    )
-    difference, p = test.difference, _defined(test.p)
-    if test.standard_error > 0:
-      reach = scipy.stats.norm.ppf(0.975) * test.standard_error
-      low, high = difference - reach, difference + reach
+  right = [answers.argmax(1) == targets for answers in (first, second)]
+  mcnemar = comparison.mcnemar(*right)
+  if len(classes) == 2:
+    first, second = _ranks(first), _ranks(second)
+  fewest = np.bincount(targets, minlength=len(classes)).min()
+  by_delong = len(classes) == 2 and independent and bool(fewest > 1)
+  if by_delong:
+    test = delong.compare_aucs(first[:, 1], second[:, 1], targets == 1)
+    reach = scipy.stats.norm.ppf(0.975) * test.standard_error or np.nan
+    difference, p = test.difference, test.p
+    low, high = difference - reach, difference + reach
   else:
-    value = comparison.paired_difference(
+    metric = _METRICS[verdict.main_metric(classes)]
+    resamples, seed = evaluation["resamples"], evaluation["seed"]
+    difference, low, high, _ = comparison.paired_difference(
       first[None],
       second[None],
       targets,
       groups,
-      _METRICS[verdict.main_metric(classes)],
-      resamples=evaluation["resamples"],
-      seed=evaluation["seed"],
+      metric,
+      resamples=resamples,
+      seed=seed,
     )
-    difference = value.value
-    low, high = _defined(value.low), _defined(value.high)
-  right = [answers.argmax(1) == targets for answers in (first, second)]
-  mcnemar = comparison.mcnemar(*right)
+    p = permutation.permutation_p(
+      first,
+      second,
+      targets,
+      groups,
+      metric,
+      permutations=resamples,
+      seed=seed,
+    )
   return {
-    "difference": difference,
-    "low": low,
-    "high": high,
-    "p": p,
+    "by_delong": by_delong,
+    "difference": _defined(difference),
+    "low": _defined(low),
+    "high": _defined(high),
+    "p": _defined(p),
     "only_this": mcnemar.only_first,
     "only_other": mcnemar.only_second,
     "mid_p": mcnemar.mid_p if independent else None,
   }
 
 
-def _people(run: Run, split: str) -> dict[str, dict[str, str]]:
-  """Returns the predictions of a split, by participant."""
-  return {
-    row["participant_id"]: row
-    for row in run.participants
-    if row["split"] == split
-  }
+def _ranks(probabilities: np.ndarray) -> np.ndarray:
+  """Returns f64[n,2], the order of the rows alone; it has the same AUC.
+
+  Models differ in their scale, which exchanging answers would mix; and of the
+  larger probability alone, files round to 1 what is near.
+  """
+  ranks = scipy.stats.rankdata(probabilities[:, 1] - probabilities[:, 0])
+  share = ranks / len(ranks)
+  return np.stack([1 - share, share], axis=1)
 
 
 def _defined(value: float) -> float | None:

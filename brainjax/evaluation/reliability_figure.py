@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 from matplotlib import figure as mpl_figure
 
-from brainjax.evaluation import exhibits, figures
+from brainjax.evaluation import exhibits, figures, run_files
 from brainjax.evaluation.run_files import Run
 from brainjax.metrics import calibration, statistics
 
@@ -19,10 +19,7 @@ def reliability_exhibit(run: Run, split: str) -> exhibits.Exhibit:
   """
   people = [row for row in run.participants if row["split"] == split]
   classes, positive = run.model["classes"], run.model["positive"]
-  probabilities = np.array(
-    [[float(row[f"proba_{name}"]) for name in classes] for row in people]
-  )
-  targets = np.array([classes.index(row["true_label"]) for row in people])
+  probabilities, targets = run_files.answers(people, classes)
   if len(classes) == 2:
     index, what = classes.index(positive), f"are {positive}"
     confidence, came_true = probabilities[:, index], targets == index

@@ -153,6 +153,7 @@ def _classification(
   parts = subgroups.subgroups(run, split, manifest)
   preparation = _preparation(record_set)
   main = verdict.main_metric(classes)
+  roc, roc_models = exhibits.roc(comparison, split)
   number = f"{verdict.METRICS[main]} {verdict.score_text(scores[main])}"
   return {
     "main_metric": main,
@@ -183,7 +184,8 @@ def _classification(
     "preparation": preparation,
     "comparison": comparison,
     "paired": paired.paired_tests(comparison, split),
-    "roc": exhibits.roc(comparison, split),
+    "roc": roc,
+    "roc_models": roc_models,
     "confusion": exhibits.confusion(scores, classes, split),
     "reliability": reliability_figure.reliability_exhibit(run, split),
     "calibration": scores.get("calibration"),

@@ -7,7 +7,10 @@ import csv
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from brainjax import InputError
 from brainjax.records import RecordSet
@@ -61,6 +64,14 @@ class Run:
   def slice_shape(self) -> list[int]:
     """H, W and C of the images, also of those behind features."""
     return (self.features or self.model)["slice_shape"]
+
+  @property
+  def shown(self) -> list[int]:
+    """Indices of the classes whose curves stand for the run."""
+    names = self.model["classes"]
+    if len(names) == 2:
+      return [names.index(self.model["positive"])]
+    return list(range(len(names)))
 
   @property
   def files(self) -> list[pathlib.Path]:
@@ -120,6 +131,15 @@ def read_run(path: pathlib.Path) -> Run:
     if classifies
     else [],
   )
+
+
+def answers(
+  rows: Sequence[Mapping[str, str]], classes: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns f64[n,K] probabilities and i64[n] true classes of predictions."""
+  probabilities = [[float(row[f"proba_{k}"]) for k in classes] for row in rows]
+  targets = [classes.index(row["true_label"]) for row in rows]
+  return np.array(probabilities), np.array(targets, np.int64)
 
 
 def open_records(run: Run) -> tuple[RecordSet | None, str]:

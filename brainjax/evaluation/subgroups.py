@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from brainjax.evaluation import run_files
 from brainjax.evaluation.run_files import Run
 from brainjax.metrics import statistics
 
@@ -31,10 +32,7 @@ def subgroups(
   """
   people = [p for p in run.participants if p["split"] == split]
   classes = run.model["classes"]
-  targets = np.array([classes.index(p["true_label"]) for p in people])
-  probabilities = np.array(
-    [[float(p[f"proba_{name}"]) for name in classes] for p in people]
-  )
+  probabilities, targets = run_files.answers(people, classes)
   groups = [p["group_id"] for p in people]
   told = _first_entries(scans)
   rows = []

@@ -75,6 +75,8 @@ def difference_text(compared: Mapping[str, Any]) -> str:
   >>> difference_text({"difference": 0.0123, "low": -0.004, "high": 0.03})
   '+0.012 [-0.004, +0.030]'
   """
+  if compared["difference"] is None:
+    return "undefined"
   text = f"{compared['difference']:+.3f}"
   if compared["low"] is None:
     return text

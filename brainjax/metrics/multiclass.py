@@ -1,7 +1,7 @@
 """The area under the ROC curve when there are more than two classes.
 
 `classification.roc_auc` gives the mean of every class against the rest, which
-depends on how many each class has; what is here takes pairs of classes.
+depends on how many each class has; what is here takes classes one by one.
 """
 
 import itertools
@@ -9,6 +9,30 @@ import itertools
 import numpy as np
 
 from brainjax.metrics import classification
+
+
+def one_vs_rest_auc(
+  probabilities: np.ndarray,
+  targets: np.ndarray,
+  *,
+  counts: np.ndarray | None = None,
+) -> np.ndarray:
+  """Returns f64[...,K], the area of each class against all others.
+
+  Args:
+    probabilities: f64[n,K], each row sums to 1.
+    targets: i64[n] true classes.
+    counts: i64[...,n] how often each row is drawn; once by default.
+
+  Raises:
+    ValueError: See `classification.checked_counts`.
+  """
+  counts = classification.checked_counts(probabilities, targets, counts)
+  areas = [
+    _auc(probabilities[:, k], targets == k, counts)
+    for k in range(probabilities.shape[1])
+  ]
+  return np.stack(areas, axis=-1)
 
 
 def hand_till_auc(

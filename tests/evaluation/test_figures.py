@@ -146,15 +146,40 @@ def test_roc_of_several_classes_has_a_curve_a_class_that_can_have_one():
   classes = ["glioma", "meningioma", "pituitary", "metastasis"]
   figure = figures.roc_curves({"lstm": (probabilities, targets)}, classes, "")
   assert legend(figure) == [
-    "glioma (n = 1)",
-    "meningioma (n = 2)",
-    "pituitary (n = 1)",
+    "glioma (n = 1) AUC 1.00",
+    "meningioma (n = 2) AUC 0.75",
+    "pituitary (n = 1) AUC 0.83",
     "chance",
   ]
   assert figure.axes[0].get_title() == "lstm"
-  two = dict.fromkeys(("a", "b"), (probabilities, targets))
-  with pytest.raises(ValueError, match="2 models with 4 classes"):
-    figures.roc_curves(two, classes, "")
+
+
+def test_roc_of_several_models_has_the_mean_of_their_classes():
+  # The second class is told half right; the fourth has no case.
+  probabilities = np.eye(4)[[0, 1, 2, 2]]
+  targets = np.array([0, 1, 2, 1])
+  classes = ["glioma", "meningioma", "pituitary", "metastasis"]
+  figure = figures.roc_curves(
+    {
+      "lstm": (probabilities, targets),
+      "perfect": (np.eye(4)[targets], targets),
+    },
+    classes,
+    "",
+  )
+  assert legend(figure) == ["lstm", "perfect", "chance"]
+  (axes,) = figure.axes
+  assert "mean of each class" in axes.get_title()
+  curves = [np.array(line.get_xydata()) for line in axes.get_lines()[:2]]
+  areas = [np.trapezoid(curve[:, 1], curve[:, 0]) for curve in curves]
+  assert areas == pytest.approx([(1 + 0.75 + 5 / 6) / 3, 1], abs=0.01)
+
+
+def test_curves_tell_apart_what_files_round_to_one():
+  targets = np.array([0, 1, 1])
+  probabilities = np.array([[2e-10, 1], [1e-10, 1], [1e-11, 1]])
+  rates, sensitivity = figures.roc_curve(probabilities, targets, [1])
+  assert np.trapezoid(sensitivity, rates) == 1
 
 
 def test_confusion_matrix_has_counts_and_row_percentages():

@@ -3,8 +3,8 @@ import types
 import numpy as np
 import pytest
 
-from brainjax.evaluation import paired
-from brainjax.metrics import comparison, delong
+from brainjax.evaluation import paired, verdict
+from brainjax.metrics import classification, comparison, delong, permutation
 
 PEOPLE = 40
 
@@ -46,6 +46,22 @@ def rows_of(*runs):
   return [*rows, left_out, {"name": "always", "run": None, "note": ""}]
 
 
+def exchanged(first, second, metric):
+  """The p of exchanging ranks, in the order of the first run's file."""
+  people = [int(row["participant_id"][1:]) for row in first.participants[:-1]]
+  ranks = [
+    run.answers[people, 1].argsort().argsort() / PEOPLE
+    for run in (first, second)
+  ]
+  answers = [np.stack([1 - share, share], axis=1) for share in ranks]
+  groups = [row["group_id"] for row in first.participants[:-1]]
+  return permutation.permutation_p(
+    *(*answers, first.targets[people], groups, metric),
+    permutations=200,
+    seed=0,
+  )
+
+
 def test_two_classes_are_compared_by_delong_and_mcnemar():
   runs = [run_of(0, skill=3.0), run_of(1, skill=0.0), run_of(2, skill=1.0)]
   found = paired.paired_tests(rows_of(*runs), "test")
@@ -79,9 +95,34 @@ def test_participants_of_one_group_are_not_independent():
   alone = [run_of(0, skill=2.0), run_of(1, skill=0.0)]
   (independent,) = paired.paired_tests(rows_of(*alone), "test")
   assert row["difference"] == pytest.approx(independent["difference"])
-  assert row["p"] is row["mid_p"] is None
+  assert row["mid_p"] is None
   assert row["low"] < row["difference"] < row["high"]
   assert row["low"] != pytest.approx(independent["low"], abs=1e-6)
+  assert independent["by_delong"] and not row["by_delong"]
+  # Twenty groups are exchanged, not forty participants.
+  assert row["p"] == exchanged(*runs, classification.roc_auc)
+
+
+def test_the_scale_of_probabilities_changes_no_test_of_the_area():
+  first, second = (run_of(i, skill=2 - i, family=2) for i in (0, 1))
+  (before,) = paired.paired_tests(rows_of(first, second), "test")
+  for row in second.participants:
+    row["proba_tumour"] = repr(float(row["proba_tumour"]) ** 9 / 2)
+    row["proba_normal"] = repr(1 - float(row["proba_tumour"]))
+  (after,) = paired.paired_tests(rows_of(first, second), "test")
+  for name in ("difference", "low", "high", "p"):
+    assert after[name] == pytest.approx(before[name], abs=1e-12)
+
+
+def test_a_class_without_participants_leaves_nothing_to_test():
+  runs = [run_of(0), run_of(1)]
+  for run in runs:
+    run.participants = [
+      row for row in run.participants if row["true_label"] == "normal"
+    ]
+  (row,) = paired.paired_tests(rows_of(*runs), "test")
+  assert row["difference"] is row["low"] is row["p"] is None
+  assert verdict.difference_text(row) == "undefined"
 
 
 def test_three_classes_are_compared_by_balanced_accuracy():
@@ -98,7 +139,7 @@ def test_three_classes_are_compared_by_balanced_accuracy():
   assert row["difference"] == pytest.approx(
     np.mean(recalls[0]) - np.mean(recalls[1])
   )
-  assert row["p"] is None and row["mid_p"] is not None
+  assert row["p"] == 1 / 201 and row["mid_p"] is not None
   assert row["low"] > 0
 
 

@@ -103,8 +103,11 @@ def test_verdict_of_typing(tmp_path):
     sources=("gliomas", "meningiomas", "pituitaries"),
     probes={},
   )
-  # A picture of several classes has room for one run only.
-  text = read(report.write_report([workdir, workdir]))
+  page = report.write_report([workdir, workdir])
+  text = read(page)
+  assert "a curve a class, AUC glioma 0." in alts(page)["roc_curves.png"]
+  models = alts(page)["roc_models.png"]
+  assert models.count("macro AUC undefined, n = 12") == 2
   assert "lstm on small (run), run 2" in text
   assert "No score is claimed. Sources tell glioma from meningioma" in text
   assert "the balanced accuracy 0.80 [0.70, 0.90] on the test split" in text
@@ -227,7 +230,8 @@ def test_alternatives_of_typing_name_every_class(tmp_path):
     " 0.33: lstm on small (run) 0.80 [0.70, 0.90], n = 12;"
   )
   assert (
-    "a curve a class: lstm on small (run) macro AUC" in (said["roc_curves.png"])
+    "meningioma 0.75, pituitary 1.00: lstm on small (run) macro AUC"
+    in said["roc_curves.png"]
   )
   for number, name in enumerate(TYPING, start=1):
     assert f"of {name}: 4 of 4" in said[f"contact_sheet_{number}.png"]
@@ -317,7 +321,7 @@ def test_comparison_has_runs_probes_and_warnings(tmp_path):
   assert "image header alone 0.50 [0.35, 0.65] 0.50 [0.35, 0.65] – 8" in text
   # The runs that can be compared answer alike.
   held = text.split("Held against the other runs")[1].split("Paired, on")[0]
-  assert held.endswith("p of that gru on small (b) +0.000 1.00 0 0 1.00 ")
+  assert held.endswith("McNemar’s p gru on small (b) +0.000 1.00 0 0 1.00 ")
   assert "always normal 0.50 0.50 0.50 8" in text
 
 
