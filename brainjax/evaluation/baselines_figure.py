@@ -1,6 +1,6 @@
-"""The curves of the comparators beside that of the run, in one picture.
+"""The curves of the comparators beside that of the run.
 
-It answers to figure 7 of the source paper: one panel for each kind of features.
+It answers to figure 7 of the source paper: a picture for each kind of features.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,9 @@ from brainjax.evaluation.run_files import Run
 
 Curve = tuple[np.ndarray, np.ndarray]  # false positive rate, sensitivity
 
-_LINES = ("--", "-.", ":")
+# Of unlike number, so that a colour comes again with another line.
+_COLOURS = figures.COLOURS[1:]
+_LINES = ("--", "-.", ":", (0, (6, 1)))
 
 
 def baseline_scores(run: Run, split: str) -> dict[str, Any]:
@@ -26,61 +28,67 @@ def baseline_scores(run: Run, split: str) -> dict[str, Any]:
   return kept["scores"]
 
 
-def baselines_exhibit(run: Run, split: str) -> exhibits.Exhibit | None:
-  """Shows the comparators' curves; None if none were scored.
+def baselines_exhibits(run: Run, split: str) -> list[exhibits.Exhibit]:
+  """Shows the comparators' curves, a picture a kind of features.
 
   Two classes give the curve of the positive one, more the mean of the curves
-  of each class against the rest.
+  of each class against the rest. There is none if no comparator was scored.
   """
   scores = baseline_scores(run, split)
   if not scores:
-    return None
+    return []
   rows = run_files.read_csv(run.path / f"baselines_{split}.csv")
   people = [row for row in run.participants if row["split"] == split]
-  own = _curve(run, people)
+
+  def text(name, score):
+    return f"{name} {verdict.score_text(score['roc_auc'])}"
+
+  own = {text("this run", run.metrics[split]): _curve(run, people)}
   panels: dict[str, dict[str, Curve]] = {}
-  said = [f"this run {verdict.score_text(run.metrics[split]['roc_auc'])}"]
   for name, score in scores.items():
     comparator, _, kind = name.partition(", ")
     curve = _curve(run, [row for row in rows if row["model"] == name])
-    text = f"{comparator} {verdict.score_text(score['roc_auc'])}"
-    panels.setdefault(kind, {})[text] = curve
-    said.append(f"{name} {verdict.score_text(score['roc_auc'])}")
-  return exhibits.Exhibit(
-    "roc_baselines.png",
-    f"Receiver operating characteristic on the {split} split, n = {len(people)}"
-    f" participants, of this run and of comparators, AUC: {'; '.join(said)}.",
-    draw_panels(own, panels, n=len(people)),
-  )
+    panels.setdefault(kind, dict(own))[text(comparator, score)] = curve
+  return [
+    exhibits.Exhibit(
+      f"roc_baselines_{number}.png",
+      f"Receiver operating characteristic on the {split} split, n ="
+      f" {len(people)} participants, of this run and of comparators on {kind},"
+      f" AUC: {'; '.join(curves)}.",
+      draw_curves(curves, title=f"{kind} (n = {len(people)})"),
+    )
+    for number, (kind, curves) in enumerate(panels.items(), start=1)
+  ]
 
 
-def draw_panels(
-  own: Curve, panels: Mapping[str, Mapping[str, Curve]], *, n: int
+def draw_curves(
+  curves: Mapping[str, Curve], *, title: str
 ) -> mpl_figure.Figure:
-  """Draws curves by panel and name, and the run's own in each."""
+  """Draws curves by name, the first, which is the run's, above the others."""
   with matplotlib.rc_context(figures.STYLE):
-    figure = mpl_figure.Figure((4.6, 7.3 * len(panels)), layout="constrained")
-    places = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-    for axes, (kind, curves) in zip(places, panels.items(), strict=True):
-      axes.plot([0, 1], [0, 1], color="#888888", linewidth=1)
-      for i, (name, curve) in enumerate(curves.items()):
-        axes.plot(
-          *curve,
-          color=figures.COLOURS[(i + 1) % len(figures.COLOURS)],
-          linestyle=_LINES[i % len(_LINES)],
-          linewidth=1.2,
-          label=name,
-        )
-      axes.plot(*own, color=figures.COLOURS[0], linewidth=2.4, label="this run")
-      axes.set(
-        xlim=(0, 1),
-        ylim=(0, 1.005),
-        aspect="equal",
-        title=f"{kind} (n = {n})",
-        xlabel="1 \N{MINUS SIGN} specificity",
-        ylabel="sensitivity",
+    figure = mpl_figure.Figure(
+      (4.6, 5.1 + 0.22 * len(curves)), layout="constrained"
+    )
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#888888", linewidth=1)
+    for i, (name, curve) in enumerate(curves.items()):
+      axes.plot(
+        *curve,
+        color=_COLOURS[(i - 1) % len(_COLOURS)] if i else figures.COLOURS[0],
+        linestyle=_LINES[(i - 1) % len(_LINES)] if i else "-",
+        linewidth=1.2 if i else 2.4,
+        zorder=2 if i else 3,
+        label=name,
       )
-      axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    axes.set(
+      xlim=(0, 1),
+      ylim=(0, 1.005),
+      aspect="equal",
+      title=title,
+      xlabel="1 \N{MINUS SIGN} specificity",
+      ylabel="sensitivity",
+    )
+    figure.legend(loc="outside lower center")
   return figure
 
 

@@ -130,9 +130,10 @@ def roc_curves(
       (name, roc_curve(*answers, shown)) for name, answers in curves.items()
     ]
   with matplotlib.rc_context(STYLE):
-    figure = mpl_figure.Figure(
-      (4.6, 4.6 + 0.2 * len(lines)), layout="constrained"
-    )
+    # Too low a figure and the layout lays the legend over the axis.
+    texts = [title, "chance", *(name for name, _ in lines)]
+    rows = sum(1 + text.count("\n") for text in texts)
+    figure = mpl_figure.Figure((4.6, 4.9 + 0.22 * rows), layout="constrained")
     axes = figure.subplots()
     for i, (name, curve) in enumerate(lines):
       if curve is None:

@@ -8,7 +8,7 @@ import collections
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from brainjax.evaluation import augmentation_figure
+from brainjax.evaluation import augmentation_figure, baselines_figure
 from brainjax.evaluation.run_files import Run
 from brainjax.training import trained
 
@@ -252,6 +252,20 @@ def _statistics(run: Run, split: str) -> Iterator[str]:
       "Logits were divided by a temperature of"
       f" {calibration['temperature']:.2f} (Guo et al. 2017), fitted on"
       f" {calibration['n']} participants of the validation split."
+    )
+    if calibration["threshold"] is not None:
+      least = evaluation["least_sensitivity"]
+      rule = "sum of sensitivity and specificity (Youden 1950)"
+      if least:
+        rule = f"specificity at a sensitivity of at least {least:g}"
+      yield (
+        "The operating point, a probability of"
+        f" {calibration['threshold']:.3f}, has the highest {rule} there."
+      )
+  if baselines_figure.baseline_scores(run, split):
+    yield (
+      "Comparators were fitted by scikit-learn on the training split, with"
+      " fixed settings."
     )
   if split != "test":
     yield f"The scores are of the {split} split; the test split was not used."

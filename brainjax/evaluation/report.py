@@ -120,6 +120,9 @@ def write_report(
     split=split,
     scores=run.metrics[split],
     problem=problem,
+    commands=dict.fromkeys(
+      [run.environment["command"], *test_lock.commands(run.path)]
+    ),
     sections=SECTIONS[kind],
     learning=exhibits.learning(run.log),
     augmentation=augmentation_figure.augmentation_exhibit(run),
@@ -175,7 +178,7 @@ def _classification(
     ],
     "externals": _externals(run),
     "baselines": baselines_figure.baseline_scores(run, split),
-    "baselines_exhibit": baselines_figure.baselines_exhibit(run, split),
+    "baselines_exhibits": baselines_figure.baselines_exhibits(run, split),
     "forest": exhibits.forest(comparison, classes, split),
     "sheets": exhibits.sheets(run, record_set) if record_set else (),
     "attention": attention,

@@ -26,6 +26,11 @@ def read_looks(
   return [look for look in looks if look.get("external") == external]
 
 
+def commands(workdir: pathlib.Path) -> list[str]:
+  """Returns the commands that looked at anything, each once, in order."""
+  return list(dict.fromkeys(look["command"] for look in _read_all(workdir)))
+
+
 def note_look(workdir: pathlib.Path, what: dict[str, Any]) -> None:
   """Writes a look down; `what` is all that a score follows from."""
   look = {

@@ -34,6 +34,20 @@ def test_numbers_are_those_of_the_run(run):
 
 
 @pytest.mark.parametrize(
+  ("least", "rule"),
+  [(0.0, "highest sum of sens"), (0.9, "specificity at a sensitivity of at")],
+)
+def test_the_operating_point_is_told(run, least, rule):
+  fitted = {"temperature": 1.5, "n": 9, "threshold": 0.25}
+  metrics = {"test": run.metrics["test"] | {"calibration": fitted}}
+  run = changed(run, eval__least_sensitivity=least)
+  told = methods.paragraphs(dataclasses.replace(run, metrics=metrics), "test")
+  assert "a probability of 0.250, has the" in told["Statistics"]
+  assert rule in told["Statistics"]
+  assert "Comparators" not in told["Statistics"]
+
+
+@pytest.mark.parametrize(
   ("change", "heading", "text"),
   [
     ({"optimizer__name": "adamw"}, "Training", "weight decay 0.01"),
@@ -69,10 +83,12 @@ def test_crop_and_registration_are_said(run):
 
 
 def test_temperature_is_said(run):
-  scores = run.metrics["test"] | {"calibration": {"temperature": 1.5, "n": 41}}
+  fitted = {"temperature": 1.5, "n": 41, "threshold": None}
+  scores = run.metrics["test"] | {"calibration": fitted}
   scaled = dataclasses.replace(run, metrics={"test": scores})
   told = methods.paragraphs(scaled, "test")["Statistics"]
   assert "temperature of 1.50" in told and "41 participants" in told
+  assert "operating point" not in told
 
 
 def test_another_split_than_the_test_is_said(run):

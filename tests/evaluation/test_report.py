@@ -409,19 +409,17 @@ def test_comparators_have_a_picture_and_a_table(tmp_path, classes):
   records.write_csv(workdir / "baselines_test.csv", list(rows[0]), rows)
   page = report.write_report([workdir])
   assert "LDA, b features 0.87 [0.78, 0.94] 0.80 [0.70, 0.90]" in read(page)
-  said = alts(page)["roc_baselines.png"]
-  assert said.count("0.87 [0.78, 0.94]") == 5
-  exhibit = baselines_figure.baselines_exhibit(
+  exhibits = baselines_figure.baselines_exhibits(
     run_files.read_run(workdir), "test"
   )
-  panels = exhibit.figure.axes
-  assert [axes.get_title() for axes in panels] == [
-    f"{kind} features (n = {len(people)})" for kind in "ab"
-  ]
-  # The same predictions give the same curve as the run's.
-  for axes in panels:
+  for number, (kind, exhibit) in enumerate(zip("ab", exhibits, strict=True), 1):
+    said = alts(page)[f"roc_baselines_{number}.png"]
+    assert said.count("0.87 [0.78, 0.94]") == 3
+    (axes,) = exhibit.figure.axes
+    assert axes.get_title() == f"{kind} features (n = {len(people)})"
+    # The same predictions give the same curve as the run's.
     chance, *lines = (line.get_ydata() for line in axes.lines)
     assert all((line == lines[-1]).all() for line in lines)
   metrics["test"]["step"] = 4  # trained on since
   path.write_text(json.dumps(metrics))
-  assert "roc_baselines.png" not in alts(report.write_report([workdir]))
+  assert "roc_baselines_1.png" not in alts(report.write_report([workdir]))

@@ -9,13 +9,19 @@ def look(checkpoint="a", test="t"):
   return {"checkpoint_sha256": checkpoint, "test_sha256": test}
 
 
-def test_looks_are_kept_in_order_with_date_and_command(tmp_path):
+def test_looks_are_kept_in_order_with_date_and_command(tmp_path, monkeypatch):
   assert test_lock.read_looks(tmp_path) == []
   test_lock.note_look(tmp_path, look("a"))
   test_lock.note_look(tmp_path, look("b"))
   looks = test_lock.read_looks(tmp_path)
   assert [entry["checkpoint_sha256"] for entry in looks] == ["a", "b"]
   assert all(entry["date"] and entry["command"] for entry in looks)
+  monkeypatch.setattr("sys.argv", ["brainjax", "evaluate", "--records=x"])
+  test_lock.note_look(tmp_path, look("b") | {"external": "x"})
+  assert test_lock.commands(tmp_path) == [
+    looks[0]["command"],
+    "brainjax evaluate --records=x",
+  ]
 
 
 @pytest.mark.parametrize(
