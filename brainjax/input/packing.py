@@ -1,7 +1,8 @@
 """Packing: the scans of one step as the arrays that cross to the device."""
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from brainjax.records import (
   Record,
   unpack_bits,
 )
+
+ALIGNMENT = 64  # bytes; a CPU device copies what is not aligned so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,18 @@ class StoredScan:
   def z_landmarks(self) -> np.ndarray | None:
     """Returns the landmarks."""
     return self.landmarks
+
+
+def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+  """Returns an array of undefined content that a CPU device takes uncopied.
+
+  Once put on a device it must not be written to again, for it may then be
+  the device's own.
+  """
+  num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+  memory = np.empty(num_bytes + ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % ALIGNMENT
+  return memory[start : start + num_bytes].view(dtype).reshape(shape)
 
 
 def pack_batch(
@@ -86,9 +101,10 @@ def pack_batch(
   num_packs, num_rows = rows.shape
   indices = np.where(rows < 0, -1, rows % max(len(labels), 1))
   slots = (num_packs, shape.slices)
-  filler = ZERO_CODES[np.dtype(dtype)]
-  store = np.empty((*slots, *slice_shape), dtype)
-  if filler_row is not None:
+  if filler_row is None:
+    filler = ZERO_CODES[np.dtype(dtype)]
+    store = aligned_empty((*slots, *slice_shape), dtype)
+  else:
     filler = filler_row
     store = np.empty(slots, np.int32)
   batch = {
@@ -98,7 +114,7 @@ def pack_batch(
       np.arange(shape.slices, dtype=np.int32) + shape.longest, (num_packs, 1)
     ),
     "positions_mm": np.zeros(slots, np.float32),
-    "label": np.full(rows.shape, -1, np.int32),
+    "label": np.append(labels, -1)[indices].astype(np.int32),
     "weight": (rows >= 0).astype(np.float32),
     "length": np.zeros(rows.shape, np.int32),
     "record_index": indices.astype(np.int32),
@@ -133,10 +149,7 @@ def pack_batch(
       if landmarks and isinstance(record, Record):
         slices = marked_slices(record)  # those of a store are marked already
       batch["slices"][pack, start:end] = slices
-      batch["owner"][pack, start:end] = row
-      batch["position"][pack, start:end] = np.arange(length)
       batch["positions_mm"][pack, start:end] = record.positions_mm
-      batch["label"][pack, row] = labels[record_index]
       batch["length"][pack, row] = length
       batch["scale"][pack, row] = record.scale
       if masked:
@@ -144,6 +157,10 @@ def pack_batch(
       if landmarks:
         batch["landmarks"][pack, row] = record.z_landmarks()
     batch["slices"][pack, end:] = filler
+    lengths = batch["length"][pack]
+    batch["owner"][pack, :end] = np.repeat(np.arange(num_rows), lengths)
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    batch["position"][pack, :end] = np.arange(end) - starts
   return batch
 
 

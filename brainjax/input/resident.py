@@ -115,6 +115,8 @@ def load(
 ) -> tuple[np.ndarray, dict[int, packing.StoredScan]]:
   """Reads all slices of a subset; host memory holds them once, for a while.
 
+  A CPU device takes the rows uncopied: they must not be written to.
+
   Args:
     record_set: The scans.
     subset: i64[T] record indices.
@@ -129,7 +131,9 @@ def load(
   lengths = record_set.lengths[subset]
   ends = np.cumsum(lengths, dtype=np.int64)
   num_rows = -(-(int(ends[-1]) + 1) // multiple_of) * multiple_of
-  rows = np.empty((num_rows, *record_set.slice_shape), record_set.dtype)
+  rows = packing.aligned_empty(
+    (num_rows, *record_set.slice_shape), record_set.dtype
+  )
   rows[ends[-1] :] = ZERO_CODES[record_set.dtype]
 
   def read(place: int) -> packing.StoredScan:
@@ -178,11 +182,18 @@ def training_batches(
     shape: Of a batch.
     first_step: The first step to take.
     num_steps: Steps of the whole run.
-    prefetch_steps: Batches, without their slices, kept ready.
+    prefetch_steps: Batches kept ready; without their slices, if there are
+      several devices.
     put: The one crossing: host batch to device batch. A thread calls it.
     landmarks: As of `load`.
   """
   filler_row = sum(len(scan.slices) for scan in scans.values())
+  # In the thread with one device only: two threads that start collectives can
+  # start them in another order on another device, and wait for ever.
+  ahead = len(store.sharding.device_set) == 1
+
+  def with_slices(batch: dict[str, Any]) -> dict[str, Any]:
+    return batch | {"slices": take(store, batch["slices"])}
 
   def load_rows(step: int) -> Any:
     batch = packing.pack_batch(
@@ -195,13 +206,11 @@ def training_batches(
       filler_row=filler_row,
       landmarks=landmarks,
     )
-    return put(batch)
+    return with_slices(put(batch)) if ahead else put(batch)
 
   steps = range(first_step, num_steps)
   with contextlib.closing(
     pipeline.read_ahead(steps, load_rows, 1, prefetch_steps)
   ) as batches:
     for batch in batches:
-      # Here, not in the thread: two threads that start collectives can start
-      # them in another order on another device, and wait for ever.
-      yield batch | {"slices": take(store, batch["slices"])}
+      yield batch if ahead else with_slices(batch)

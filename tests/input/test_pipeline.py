@@ -205,6 +205,19 @@ def test_batches_are_on_the_device(record_set, shape):
       np.testing.assert_array_equal(value, expected[key])
 
 
+def test_a_cpu_takes_the_slices_uncopied(record_set, shape):
+  pairs = []
+
+  def put(batch):
+    pairs.append((batch["slices"], jax.device_put(batch["slices"])))
+    return batch
+
+  list(train(record_set, shape, put=put))
+  assert len(pairs) > 1
+  for host, device in pairs:
+    assert device.unsafe_buffer_pointer() == host.ctypes.data
+
+
 def test_reading_starts_at_once_and_stays_a_few_batches_ahead(
   record_set, shape
 ):
