@@ -12,7 +12,7 @@ import importlib.util
 import json
 import pathlib
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -114,19 +114,28 @@ AUGMENT_PRESETS = {
 }
 
 
+# The comparators: networks of the literature, in place of encoder and head.
+NETWORKS = ("cnn2d", "densenet3d")
+
+
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the default configuration.
 
   Args:
     arg: Variants as `key=value`, joined by commas. `head=NAME` chooses the
       sequence head with its default fields, `augment=NAME` one of
-      `AUGMENT_PRESETS`.
+      `AUGMENT_PRESETS`, `network=NAME` one of `NETWORKS` in place of all.
 
   Raises:
-    InputError: `arg` names an unknown variant, head or preset.
+    InputError: `arg` names an unknown variant, head, preset or network.
   """
-  variants = _parse_variants(arg, allowed=("head", "augment"))
+  variants = _parse_variants(arg, allowed=("head", "augment", "network"))
   head = variants.get("head", "lstm")
+  if "network" in variants and variants.get("head", "mean") != "mean":
+    raise InputError(
+      f"head={head}: network={variants['network']} stands in the place of"
+      " encoder and head; leave out one of the two"
+    )
   if head not in HEAD_DEFAULTS:
     raise InputError(
       f"head={head}: no such head; choose one of {sorted(HEAD_DEFAULTS)}"
@@ -222,7 +231,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.model = model = ml_collections.ConfigDict()
   model.encoder = ml_collections.ConfigDict()
   # "micro" | "tiny" | "small", and torchvision's "densenet121" | "densenet169"
-  # | "densenet201" | "densenet161"
+  # | "densenet201" | "densenet161"; the comparators: "cnn2d", a plain CNN, and
+  # any of the others with "_3d", which reads a scan as a volume, with head mean
   model.encoder.preset = "small"  # layers and channels
   model.encoder.statistics = "batch"  # or "pack", "frozen": what BatchNorm uses
   model.encoder.residuals = "fast"  # or "small": less memory, more time
@@ -313,7 +323,59 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   evaluation.seed = 0  # of the bootstrap
   # Of the operating point, on validation; 0 = highest sum with specificity
   evaluation.least_sensitivity = 0.0  # of a binary task, from 0 to 1
-  return config.lock()
+  config.lock()
+  if "network" in variants:
+    set_network(config, variants["network"])
+  return config
+
+
+def set_network(config: ml_collections.ConfigDict, name: str) -> None:
+  """Puts a comparator in the place of encoder and head.
+
+  It starts at random and goes without attention. "cnn2d" is a plain CNN of the
+  slices, whose mean is classified, "densenet3d" a DenseNet of the volume with
+  as many layers and channels as the encoder of slices had.
+
+  Args:
+    config: To change.
+    name: One of `NETWORKS`.
+
+  Raises:
+    InputError: There is no such network.
+  """
+  if name not in NETWORKS:
+    raise InputError(
+      f"network={name}: no such network; choose one of {list(NETWORKS)}"
+    )
+  model = config.model
+  of_volumes = f"{model.encoder.preset.removesuffix('_3d')}_3d"
+  preset = of_volumes if name == "densenet3d" else name
+  model.encoder.update({"preset": preset, "chunk_slices": 0})
+  model.update({"init_from": ""})
+  model.attention.update({"in_plane": "none", "slice_axis": "none"})
+  config.optimizer.update({"rates": ()})
+  config.train.update({"objective": "classify"})
+  with config.unlocked():
+    model.head = ml_collections.ConfigDict({"name": "mean", "projection": 0})
+    model.head.update({"budget": config_dict.placeholder(int)})
+
+
+def reads_volumes(preset: str) -> bool:
+  """Whether an encoder describes a scan as a whole, and not its slices.
+
+  >>> reads_volumes("small_3d"), reads_volumes("small")
+  (True, False)
+  """
+  return preset.endswith("_3d")
+
+
+def network_of(model: Mapping[str, Any]) -> str:
+  """Names the comparator of a section `model`; "" if it is none."""
+  preset = model["encoder"]["preset"]
+  if reads_volumes(preset):
+    return "densenet3d"
+  plain = preset == "cnn2d" and model["head"]["name"] == "mean"
+  return "cnn2d" if plain else ""
 
 
 def load_config(

@@ -7,9 +7,9 @@ traffic. What it compiles is kept, where compiled code is kept at all.
     python launch/aot_check.py --config=FILE[:arg] --slice-shape=H,W,C
       [--scans=R] [--length=S] [--config.SECTION.FIELD=VALUE ...]
 
-By hand is the encoder alone, all of it trained; see `models/cost.py`. XLA
-counts all of the step, but a loop's body once, and on a GPU what libraries do
-not always. All devices must be those of this process.
+By hand is an encoder of slices alone, all of it trained; see `models/cost.py`.
+XLA counts all of the step, but a loop's body once, and on a GPU what libraries
+do not always. All devices must be those of this process.
 """
 
 import argparse
@@ -231,6 +231,7 @@ def table(config, slice_shape, length: int, scans: int | None):
   """Yields name and value of each line; arguments are as of the others."""
   import jax
 
+  from brainjax import config as config_lib
   from brainjax.models import cost
   from brainjax.training import sharding
 
@@ -261,6 +262,10 @@ def table(config, slice_shape, length: int, scans: int | None):
   ):
     yield what, f"{num_bytes / 1e6:,.1f} MB"
   share = slots / mesh.size
+  if config_lib.reads_volumes(config.model.encoder.preset):
+    yield "FLOPs a step", f"{counted['flops'] / 1e9:,.3f} G by XLA"
+    yield "bytes a step", f"{counted['bytes accessed'] / 1e6:,.1f} MB by XLA"
+    return
   flops = share * cost.training_flops(encoder, slice_shape)
   floor = share * cost.training_bytes(encoder, slice_shape)
   yield (

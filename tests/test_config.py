@@ -65,6 +65,64 @@ def test_variant_chooses_the_augmentation():
     config.get_config("augment=mild")
 
 
+@pytest.mark.parametrize(
+  ("network", "preset"), [("cnn2d", "cnn2d"), ("densenet3d", "small_3d")]
+)
+def test_variant_chooses_the_network(network, preset):
+  model = config.get_config(f"network={network}").model
+  assert (model.encoder.preset, model.head.name) == (preset, "mean")
+  assert model.head.budget is None
+  assert config.network_of(model) == network
+  again = config.get_config(f"network={network}")
+  config.set_field(again, "model.head.budget=7")
+  config.set_network(again, network)
+  assert again.model.to_dict() == model.to_dict()
+
+
+def test_a_network_takes_no_head():
+  with pytest.raises(InputError, match="head=gru: network=cnn2d stands in the"):
+    config.get_config("network=cnn2d,head=gru")
+  with pytest.raises(InputError, match="network=vgg: no such network; .*cnn2d"):
+    config.get_config("network=vgg")
+  assert config.network_of(config.get_config().model) == ""
+
+
+def test_a_comparator_goes_without_what_is_of_encoder_and_head():
+  fields = config.get_config("head=gru")
+  for override in (
+    "model.init_from=weights.npz",
+    "model.attention.slice_axis=distance",
+    "model.encoder.chunk_slices=4",
+    "optimizer.rates=('encoder: 0.1',)",
+  ):
+    config.set_field(fields, override)
+  config.set_network(fields, "densenet3d")
+  config_checks.check_config(fields)
+  config_checks.check_regime(fields)
+
+
+@pytest.mark.parametrize(
+  ("preset", "override"),
+  [
+    ("cnn2d", "model.attention.in_plane=distance"),
+    ("cnn2d", "train.objective=joint"),
+    ("micro_3d", "train.objective=reconstruct"),
+    ("micro_3d", "model.head.name=lstm"),
+    ("micro_3d", "model.attention.slice_axis=distance"),
+    ("micro_3d", "model.encoder.chunk_slices=4"),
+    ("micro_3d", "mesh.slice_devices=2"),
+  ],
+)
+def test_what_does_not_go_with_a_comparator_is_refused(preset, override):
+  fields = config.get_config("head=mean")
+  config.set_field(fields, f"model.encoder.preset={preset}")
+  config_checks.check_regime(fields)
+  config.set_field(fields, override)
+  name = override.partition("=")[0]
+  with pytest.raises(InputError, match=f"config.{name}=.*{preset}'; set it to"):
+    config_checks.check_regime(fields)
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=str)
 def test_a_variant_of_augmentation_leaves_the_head(path):
   loaded = config.load_config(f"{path}:augment=none")

@@ -60,7 +60,7 @@ def ablate(
       encoder from outside the cohort, or "{fold}" stands for a fold's name in
       the path of features of that fold's own encoder.
     workdir: Folder of the ablation; continued if it holds one.
-    heads: Names.
+    heads: Names; end to end, also of `config.NETWORKS`.
     folds: A number, or "source".
     seeds: Seeds of each fold.
     console: Where progress is shown.
@@ -75,7 +75,9 @@ def ablate(
   """
   if seeds < 1:
     raise InputError(f"--seeds={seeds}: at least 1")
-  variants = ablation_variants.variants_of(heads, config.ablation.primary)
+  variants = ablation_variants.variants_of(
+    heads, config.ablation.primary, end_to_end=end_to_end is not None
+  )
   if not config.data.records:
     raise InputError(
       "config.data.records: unset; give the folder that `brainjax prepare` or"

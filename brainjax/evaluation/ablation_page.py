@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from brainjax import config as config_lib
 from brainjax import records
 from brainjax.evaluation import (
   ablation_figure,
@@ -57,6 +58,7 @@ def write_page(workdir: pathlib.Path, found: Mapping[str, Any]) -> pathlib.Path:
     checks=checks(found),
     rows=[of_name[name] for name in found["order"]],
     controls=CONTROLS,
+    networks=[name for name in found["order"] if name in config_lib.NETWORKS],
     forest=_forest(found),
     ranks=_ranks(found),
     cost=_cost(found),

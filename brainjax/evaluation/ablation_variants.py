@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from brainjax import InputError
+from brainjax.config import NETWORKS
 from brainjax.models.heads import HEADS
 
 
@@ -36,19 +37,28 @@ CONTROLS = {
 HEADS_WITHOUT_ORDER = ("mean", "max", "logsumexp", "attention")
 
 
-def variants_of(heads: Sequence[str], primary: Sequence[str]) -> list[Variant]:
+def variants_of(
+  heads: Sequence[str], primary: Sequence[str], *, end_to_end: bool = False
+) -> list[Variant]:
   """Returns all that is trained: the heads, and the controls of some.
 
   The order of slices and the labels are taken from the primary heads; the
-  order of channels from `image2d`, which alone reads one.
+  order of channels from `image2d`, which alone reads one. End to end, there
+  are the networks of `config.NETWORKS` besides the heads.
 
   Raises:
     InputError: A head is unknown or stands twice, or a primary one is missing.
   """
+  known = [*HEADS, *(NETWORKS if end_to_end else ())]
   for name in heads:
-    if name not in HEADS:
+    if name in NETWORKS and not end_to_end:
       raise InputError(
-        f"--heads: no head {name!r}; choose from {', '.join(HEADS)}"
+        f"--heads: {name} is no head on features but a network; add"
+        " --end-to-end"
+      )
+    if name not in known:
+      raise InputError(
+        f"--heads: no head {name!r}; choose from {', '.join(known)}"
       )
     if heads.count(name) > 1:
       raise InputError(f"--heads: {name} stands twice")

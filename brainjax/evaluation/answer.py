@@ -6,9 +6,10 @@ the mean of their probabilities.
 Which slices matter is asked by leaving out one at a time: the contribution of
 a slice is the log-probability of the answer with all slices minus that without
 the slice. The encoder sees each slice once; the head, whatever it is, reads
-S + 1 masked sequences. Limits: slices next to each other look alike, so that
-leaving out one of them may change little where all of them together decide; a
-convolutional head also sees the gap that a slice leaves.
+S + 1 masked sequences. An encoder of volumes sees S + 1 masked volumes. Limits:
+slices next to each other look alike, so that leaving out one of them may change
+little where all of them together decide; a convolutional head also sees the gap
+that a slice leaves.
 """
 
 import dataclasses
@@ -144,22 +145,37 @@ def leave_one_out(
     f32[N+1,K] log-probabilities: with all slices, then without slot 0, 1, ...
   """
   valid = batch["owner"][0] == 0
+  masks = valid[None] & ~jnp.eye(len(valid), dtype=bool)
+  masks = jnp.concatenate([valid[None], masks])
+  places = jnp.broadcast_to(batch["positions_mm"], masks.shape)
+  slices = step.dequantise(batch, zero_code, standard)
+  if model.reads_volumes:
+    slots = jnp.arange(len(valid))
+    logits: Any = model.apply(
+      variables,
+      jnp.broadcast_to(slices, (len(masks), *slices.shape[1:])),
+      jnp.where(masks, 0, 1),
+      jnp.where(masks, slots, len(slots) + slots),
+      places,
+      num_rows=1,
+      max_length=len(slots),
+      train=False,
+    )
+    return jax.nn.log_softmax(logits[:, 0])
   z: Any = model.apply(
     variables,
-    step.dequantise(batch, zero_code, standard)[0],
+    slices[0],
     valid,
     packs=1,
     train=False,
     method="encode",
   )
   # A scan alone in its pack: slots are places, and nothing is scattered.
-  masks = valid[None] & ~jnp.eye(len(valid), dtype=bool)
-  masks = jnp.concatenate([valid[None], masks])
-  logits: Any = model.apply(
+  logits = model.apply(
     variables,
     jnp.broadcast_to(z, (len(masks), *z.shape)),
     masks,
-    jnp.broadcast_to(batch["positions_mm"], masks.shape),
+    places,
     train=False,
     method="classify",
   )

@@ -171,7 +171,8 @@ def _features(
   """Returns the step of the encoder, and f[R,F] of each kind.
 
   R are all records; those that take no part in the run are zero. Classical
-  features are left out where the images are gone.
+  features are left out where the images are gone, and the encoder's where it
+  describes no slices.
   """
   model = trained.load_trained(run.workdir)
   identity = f"{run.record_set.sha256} {model.checkpoint_sha256}"
@@ -182,11 +183,16 @@ def _features(
         return model.step, {k: kept[k] for k in FEATURES if k in kept}
   chosen = np.array([int(scan["record_index"]) for scan in run.scans])
   track = progress or (lambda items, total: items)
-  if run.record_set.encoder is None:
-    encoded = encode.encode_scans(model, run, chosen)
-  else:
-    encoded = ((i, run.record_set[i].slices[:, 0, 0]) for i in chosen.tolist())
-  found = {"encoder": {i: z.mean(0) for i, z in track(encoded, len(chosen))}}
+  found = {}
+  if not model.model.reads_volumes:
+    if run.record_set.encoder is None:
+      encoded = encode.encode_scans(model, run, chosen)
+    else:
+      encoded = (
+        (i, run.record_set[i].slices[:, 0, 0]) for i in chosen.tolist()
+      )
+    encoded = track(encoded, len(chosen))
+    found["encoder"] = {i: z.mean(0) for i, z in encoded}
   try:
     images = run.record_set.images()
   except InputError:

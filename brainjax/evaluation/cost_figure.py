@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib import figure as mpl_figure
 
+from brainjax import config as config_lib
 from brainjax.evaluation import exhibits, figures, tables, verdict
 
 # Colour and marker of each kind of head.
@@ -19,7 +20,13 @@ _FAMILIES = {
   "pooling or attention": (figures.COLOURS[2], "^"),
 }
 _RECURRENT = ("lstm", "gru", "mingru", "minlstm", "lru")
-_CONVOLUTIONAL = ("densenet1d", "image2d", "seqconv", "tcn")
+_CONVOLUTIONAL = (
+  "densenet1d",
+  "image2d",
+  "seqconv",
+  "tcn",
+  *config_lib.NETWORKS,
+)
 
 
 class Point(NamedTuple):
@@ -50,7 +57,8 @@ def cost_exhibit(
     seconds = tables.training_seconds(row["run"].log)
     score = row["scores"][metric]
     if seconds and score["value"] is not None:
-      head = row["run"].config["model"]["head"]["name"]
+      model = row["run"].config["model"]
+      head = config_lib.network_of(model) or model["head"]["name"]
       points.append(Point(row["name"], head, seconds, score))
   if len(points) < 2:
     return None
@@ -67,7 +75,7 @@ def cost_exhibit(
 
 
 def family(head: str) -> str:
-  """Returns which kind of sequence model a head is.
+  """Returns which kind of sequence model a head, or a network, is.
 
   >>> family("gru"), family("tcn"), family("mean")
   ('recurrent', 'convolutional', 'pooling or attention')

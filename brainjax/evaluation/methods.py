@@ -154,10 +154,22 @@ def _images(run: Run) -> Iterator[str]:
 def _model(run: Run) -> Iterator[str]:
   model = run.config["model"]
   encoder, head = model["encoder"], model["head"]
+  fields = _fields(head)
+  if run.reads_volumes:
+    described = (
+      "Each scan was read as a volume by a three-dimensional DenseNet"
+      f" ({encoder['preset']}, kernels of 3 × 3 × 3)"
+    )
+  else:
+    named = f"a DenseNet ({encoder['preset']})"
+    if encoder["preset"] == "cnn2d":
+      named = "a plain two-dimensional convolutional network"
+    described = (
+      f"Each slice was described by {named} and the sequence of slices read by"
+      f" {_HEADS[head['name']]}{f' ({fields})' if fields else ''}"
+    )
   yield (
-    f"Each slice was described by a DenseNet ({encoder['preset']}) and the"
-    f" sequence of slices read by {_HEADS[head['name']]}"
-    f" ({_fields(head)}), followed by dropout of {model['dropout']:g} and a"
+    f"{described}, followed by dropout of {model['dropout']:g} and a"
     f" linear classifier: {run.model['num_parameters']:,} parameters,"
     f" computed in {model['dtype']}."
   )

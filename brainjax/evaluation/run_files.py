@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from brainjax import InputError
+from brainjax import config as config_lib
 from brainjax.records import RecordSet
 from brainjax.training import logs
 from brainjax.training import workdir as workdir_lib
@@ -46,19 +47,29 @@ class Run:
 
   @property
   def name(self) -> str:
-    """Head and encoder, and the folder that tells equal ones apart."""
+    """Head and encoder, and the folder that tells equal ones apart.
+
+    An encoder of volumes leaves a head nothing to do.
+    """
     model = self.config["model"]
     head, encoder = model["head"]["name"], model["encoder"]["preset"]
     if not self.classifies:
       head = "decoder"
     if self.features:
       encoder = f"features of {encoder}"
+    if self.reads_volumes:
+      return f"{encoder} ({self.path.resolve().name})"
     return f"{head} on {encoder} ({self.path.resolve().name})"
 
   @property
   def features(self) -> dict[str, Any] | None:
     """Whose features the run was trained on; see `records.write_index`."""
     return self.model.get("encoder")
+
+  @property
+  def reads_volumes(self) -> bool:
+    """Whether scans were encoded as a whole."""
+    return config_lib.reads_volumes(self.config["model"]["encoder"]["preset"])
 
   @property
   def slice_shape(self) -> list[int]:

@@ -5,16 +5,27 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from brainjax.models import densenet
 from brainjax.models.autoencoder import Decoder
 from brainjax.models.classifier import STATISTICS, Classifier
+from brainjax.models.cnn import CNN
 from brainjax.models.dense_block import RESIDUALS
-from brainjax.models.densenet import PRESETS, DenseNet
+from brainjax.models.densenet import DenseNet
+from brainjax.models.densenet3d import DenseNet3D
 from brainjax.models.distance_attention import IN_PLANE, SliceAttention
 from brainjax.models.features import Features
 from brainjax.models.heads import build_head
 
 DTYPES = ("float32", "bfloat16")
 SLICE_AXIS = ("none", "distance")
+CNN_PRESET = "cnn2d"
+_CNN_WIDTHS = (32, 64, 128, 256)
+_VOLUMES = "_3d"  # after the name of a preset: the same layers, in 3-D
+PRESETS = (
+  *densenet.PRESETS,
+  CNN_PRESET,
+  *(f"{preset}{_VOLUMES}" for preset in densenet.PRESETS),
+)
 
 
 def build_classifier(
@@ -36,7 +47,7 @@ def build_classifier(
   """Builds a classifier; its parameters are f32 whatever `dtype` is.
 
   Args:
-    preset: Name of the encoder, one of `densenet.PRESETS`.
+    preset: Name of the encoder, one of `PRESETS`.
     statistics: "batch", "pack" or "frozen"; see `Classifier`.
     head: `{"name": ..., field: value, ...}`; see `heads.build_head`.
     dropout: Rate in [0, 1).
@@ -57,7 +68,8 @@ def build_classifier(
 
   Raises:
     ValueError: A name is unknown; the message lists the choices. Or a field
-      of the head is wrong; see `heads.build_head`.
+      of the head is wrong; see `heads.build_head`. Or the encoder does not
+      go with what is around it.
   """
   _check("encoder preset", preset, PRESETS)
   _check("BatchNorm statistics", statistics, STATISTICS)
@@ -68,11 +80,8 @@ def build_classifier(
   # A pack is never spread over such an axis.
   shared = axis_name if statistics == "batch" else None
   if num_features is None:
-    encoder = DenseNet(
-      **PRESETS[preset],
-      dtype=jnp.dtype(dtype),
-      residuals=residuals,
-      axis_name=shared,
+    encoder = build_encoder(
+      preset, dtype=dtype, residuals=residuals, axis_name=shared
     )
   elif in_plane != "none":
     raise ValueError(
@@ -91,6 +100,25 @@ def build_classifier(
     in_plane=None if in_plane == "none" else IN_PLANE[in_plane](),
     slice_axis=None if slice_axis == "none" else SliceAttention(),
     negative=negative,
+  )
+
+
+def build_encoder(
+  preset: str,
+  *,
+  dtype: str = "float32",
+  residuals: str = "fast",
+  axis_name: str | None = None,
+) -> DenseNet | DenseNet3D | CNN:
+  """Builds the encoder alone; arguments are those of `build_classifier`."""
+  if preset == CNN_PRESET:
+    return CNN(_CNN_WIDTHS, dtype=jnp.dtype(dtype))
+  network = DenseNet3D if preset.endswith(_VOLUMES) else DenseNet
+  return network(
+    **densenet.PRESETS[preset.removesuffix(_VOLUMES)],
+    dtype=jnp.dtype(dtype),
+    residuals=residuals,
+    axis_name=axis_name,
   )
 
 

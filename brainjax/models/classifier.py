@@ -3,6 +3,7 @@
 With a decoder it is an auto-encoder as well, or nothing else.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from brainjax.models.densenet import pool_maps
+from brainjax.models.densenet3d import DenseNet3D
 from brainjax.models.hierarchical import ScreenThenType
 
 STATISTICS = ("batch", "pack", "frozen")
@@ -25,7 +27,8 @@ class Classifier(nn.Module):
   f[P,...], and "slice_weights", dicts of f[R,S].
 
   Attributes:
-    encoder: `(slices, weight, *, groups, train) -> z`; see `densenet.py`.
+    encoder: `(slices, weight, *, groups, train) -> z`; see `densenet.py`. Or a
+      `DenseNet3D`: the head then reads the one embedding of each scan.
     head: `(z, mask, positions_mm, *, train) -> features`; see `heads.py`.
     num_classes: Classes K.
     dropout: Rate at which features of the head are dropped in training.
@@ -50,6 +53,11 @@ class Classifier(nn.Module):
   in_plane: nn.Module | None = None
   slice_axis: nn.Module | None = None
   negative: int | None = None
+
+  @property
+  def reads_volumes(self) -> bool:
+    """Whether scans are encoded as a whole, so that no slice is on its own."""
+    return isinstance(self.encoder, DenseNet3D)
 
   def __call__(
     self,
@@ -84,6 +92,26 @@ class Classifier(nn.Module):
     Returns:
       f32[G,B,K] logits; a row that owns no slice gets those of zero features.
     """
+    if self.reads_volumes:
+      rows = functools.partial(
+        _to_rows, owner, position, num_rows=num_rows, max_length=max_length
+      )
+      mask = rows(owner < num_rows)
+      z = self.encoder(
+        rows(slices),
+        mask,
+        groups=self._groups(len(owner)),
+        train=train and self.statistics != "frozen",
+      )
+      there = mask.any(1, keepdims=True)
+      logits = self.classify(
+        z[:, None],
+        there,
+        jnp.zeros(there.shape),
+        train=train,
+        row_ids=None if row_ids is None else row_ids.reshape(-1),
+      )
+      return logits.reshape(len(owner), num_rows, -1)
     z = self.encode(
       _end_to_end(slices),
       (owner < num_rows).reshape(-1),
@@ -263,22 +291,9 @@ class Classifier(nn.Module):
     The other arguments, and what is returned, are those of a call.
     """
     packs, num_slices = owner.shape
-
-    @jax.vmap
-    def scatter(owner, position, values):
-      shape = (num_rows, max_length, *values.shape[1:])
-      # Unique, so that the gradient is a gather; out of range, so dropped.
-      return (
-        jnp.zeros(shape, values.dtype)
-        .at[owner, position]
-        .set(values, mode="drop", unique_indices=True)
-      )
-
-    def rows(values):
-      return scatter(owner, position, values).reshape(
-        packs * num_rows, max_length, *values.shape[2:]
-      )
-
+    rows = functools.partial(
+      _to_rows, owner, position, num_rows=num_rows, max_length=max_length
+    )
     logits = self.classify(
       rows(z.reshape(packs, num_slices, -1)),
       rows(owner < num_rows),
@@ -304,6 +319,31 @@ def attention_weights(
     if path[-1] == name:
       found |= value
   return found
+
+
+def _to_rows(
+  owner: jax.Array,
+  position: jax.Array,
+  values: jax.Array,
+  *,
+  num_rows: int,
+  max_length: int,
+) -> jax.Array:
+  """Sorts [G,N,...] of slices into [G*B,S,...] of scans, zero elsewhere."""
+
+  @jax.vmap
+  def scatter(owner, position, values):
+    shape = (num_rows, max_length, *values.shape[1:])
+    # Unique, so that the gradient is a gather; out of range, so dropped.
+    return (
+      jnp.zeros(shape, values.dtype)
+      .at[owner, position]
+      .set(values, mode="drop", unique_indices=True)
+    )
+
+  return scatter(owner, position, values).reshape(
+    len(owner) * num_rows, max_length, *values.shape[2:]
+  )
 
 
 def _drop(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from brainjax.models.cnn import CNN
 from brainjax.models.densenet import DenseNet
 
 
@@ -21,7 +22,7 @@ class _Layer(NamedTuple):
 
 
 class _End(NamedTuple):
-  """The end of a block: a transition, or the last norm."""
+  """The end of a block: a transition, or the last norm. Or a layer of a CNN."""
 
   area: int
   inputs: int
@@ -29,7 +30,7 @@ class _End(NamedTuple):
   outputs: int
 
 
-def multiply_adds(encoder: DenseNet, slice_shape: Sequence[int]) -> int:
+def multiply_adds(encoder: DenseNet | CNN, slice_shape: Sequence[int]) -> int:
   """Counts the multiply-adds of the forward pass of a slice.
 
   Only convolutions are counted, with the taps of theirs that lie in the
@@ -44,6 +45,11 @@ def multiply_adds(encoder: DenseNet, slice_shape: Sequence[int]) -> int:
   >>> round(multiply_adds(encoder, (224, 224, 3)) / 1e9, 3)
   2.602
   """
+  if isinstance(encoder, CNN):
+    return sum(
+      layer.area * 9 * layer.inputs * layer.outputs
+      for layer in _layers_of_cnn(encoder, slice_shape)
+    )
   total = _stem(encoder, slice_shape)
   for part in _parts(encoder, slice_shape):
     if isinstance(part, _Layer):
@@ -54,7 +60,7 @@ def multiply_adds(encoder: DenseNet, slice_shape: Sequence[int]) -> int:
   return total
 
 
-def training_flops(encoder: DenseNet, slice_shape: Sequence[int]) -> int:
+def training_flops(encoder: DenseNet | CNN, slice_shape: Sequence[int]) -> int:
   """Counts the floating-point operations of training on a slice.
 
   Two a multiply-add; the gradients of a convolution for its kernel and for its
@@ -66,7 +72,7 @@ def training_flops(encoder: DenseNet, slice_shape: Sequence[int]) -> int:
   return 2 * (3 * forward - _stem(encoder, slice_shape))
 
 
-def training_bytes(encoder: DenseNet, slice_shape: Sequence[int]) -> int:
+def training_bytes(encoder: DenseNet | CNN, slice_shape: Sequence[int]) -> int:
   """Counts the bytes that training on a slice must move at least.
 
   A floor for what works convolution by convolution: norms, ReLUs and most of
@@ -89,10 +95,29 @@ def training_bytes(encoder: DenseNet, slice_shape: Sequence[int]) -> int:
   The norms before the layers of a block need no pass each: what the means take
   from a gradient is linear in the features, and taken once, at the block's end.
   The last norm has no kernel, thus a pass less. DenseNet-121 takes 219 MB of
-  bfloat16 at 224x224x3. Arguments are those of `multiply_adds`.
+  bfloat16 at 224x224x3.
+
+  A layer of a CNN, its ReLU on the way out of the convolution:
+
+      of        array            forward  backward
+      layer     inputs           1        2  kernel 1, gradient 1; the
+                                             first: 1  kernel
+                maps             2        4  pooling 2, kernel 1, gradient 1;
+                                             the first: 3
+                pooled maps      1        2  pooling: they and their gradient
+
+  Arguments are those of `multiply_adds`.
 
   Source: Jung et al. 2019, arXiv:1807.01702, for norms without a pass.
   """
+  size = jnp.dtype(encoder.dtype).itemsize
+  if isinstance(encoder, CNN):
+    numbers = 0
+    for i, layer in enumerate(_layers_of_cnn(encoder, slice_shape)):
+      inputs, maps = layer.area * layer.inputs, layer.area * layer.outputs
+      numbers += 3 * inputs + 6 * maps - (inputs + maps) * (i == 0)
+      numbers += 3 * layer.area_out * layer.outputs
+    return numbers * size
   height, width, channels = slice_shape
   stem, pooled = _stem_areas(height, width)
   features = encoder.num_init_features
@@ -105,11 +130,24 @@ def training_bytes(encoder: DenseNet, slice_shape: Sequence[int]) -> int:
       passes = 7 if part.area_out else 6
       numbers += passes * part.area * part.inputs
       numbers += 3 * part.area_out * part.outputs
-  return numbers * jnp.dtype(encoder.dtype).itemsize
+  return numbers * size
 
 
-def _stem(encoder: DenseNet, slice_shape: Sequence[int]) -> int:
-  """Multiply-adds of the 7x7 convolution."""
+def _layers_of_cnn(encoder: CNN, slice_shape: Sequence[int]) -> Iterator[_End]:
+  """Yields each convolution with its pooling, which rounds up."""
+  height, width, inputs = slice_shape
+  for outputs in encoder.widths:
+    area = height * width
+    height, width = -(-height // 2), -(-width // 2)
+    yield _End(area, inputs, height * width, outputs)
+    inputs = outputs
+
+
+def _stem(encoder: DenseNet | CNN, slice_shape: Sequence[int]) -> int:
+  """Multiply-adds of the first convolution."""
+  if isinstance(encoder, CNN):
+    first = next(_layers_of_cnn(encoder, slice_shape))
+    return first.area * 9 * first.inputs * first.outputs
   height, width, channels = slice_shape
   area, _ = _stem_areas(height, width)
   return area * 7 * 7 * channels * encoder.num_init_features

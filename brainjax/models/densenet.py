@@ -100,12 +100,9 @@ class DenseNet(nn.Module):
   @property
   def num_features(self) -> int:
     """Size D of an embedding."""
-    features = self.num_init_features
-    for b, num_layers in enumerate(self.block_config, 1):
-      features += num_layers * self.growth_rate
-      if b < len(self.block_config):
-        features = int(features * _COMPRESSION)
-    return features
+    return embedding_size(
+      self.growth_rate, self.block_config, self.num_init_features
+    )
 
   def map_size(self, height: int, width: int) -> tuple[int, int]:
     """Size of the last feature map, of slices of this size in pixels."""
@@ -157,12 +154,7 @@ class DenseNet(nn.Module):
       raise ValueError(
         f"{num_slices} slices do not divide into {groups} groups"
       )
-    smallest = 2 ** (len(self.block_config) + 1)
-    if min(height, width) < smallest:
-      raise ValueError(
-        f"slices of {height}x{width} pixels are too small for"
-        f" {len(self.block_config)} blocks; use at least {smallest}"
-      )
+    check_size(height, width, len(self.block_config))
     dtype, features = self.param_dtype, self.num_init_features
     running: dict[str, nn.Variable] = {}
     statistics: dict[str, Any] = {}
@@ -193,7 +185,7 @@ class DenseNet(nn.Module):
     for b, num_layers in enumerate(self.block_config, 1):
       name = f"denseblock{b}"
       layers = norm_params(
-        name, _init_block, features, num_layers, self.growth_rate
+        name, init_block, features, num_layers, self.growth_rate
       )
       names = [f"denselayer{i}" for i in range(1, num_layers + 1)]
       ordered = [layers[layer] for layer in names]
@@ -214,7 +206,7 @@ class DenseNet(nn.Module):
       features = x.shape[-1]
       if b < last:
         name = f"transition{b}"
-        transition = norm_params(name, _init_transition, features)
+        transition = norm_params(name, init_transition, features)
         if train:
           statistics[name] = {"norm": batch}
         x = batch_norm.normalise(
@@ -233,6 +225,28 @@ class DenseNet(nn.Module):
           averages.value, statistics[name], weight
         )
     return maps
+
+
+def check_size(height: int, width: int, num_blocks: int) -> None:
+  """Raises `ValueError` if a block would be left without a pixel."""
+  smallest = 2 ** (num_blocks + 1)
+  if min(height, width) < smallest:
+    raise ValueError(
+      f"slices of {height}x{width} pixels are too small for"
+      f" {num_blocks} blocks; use at least {smallest}"
+    )
+
+
+def embedding_size(
+  growth_rate: int, block_config: tuple[int, ...], num_init_features: int
+) -> int:
+  """Returns D, the channels of the last feature map."""
+  features = num_init_features
+  for b, num_layers in enumerate(block_config, 1):
+    features += num_layers * growth_rate
+    if b < len(block_config):
+      features = int(features * _COMPRESSION)
+  return features
 
 
 def pool_maps(maps: jax.Array) -> jax.Array:
@@ -272,11 +286,19 @@ def init_norm(
   }
 
 
-def _init_block(key, features, num_layers, growth_rate, dtype):
+def init_block(
+  key: jax.Array,
+  features: int,
+  num_layers: int,
+  growth_rate: int,
+  dtype: Any,
+  size: tuple[int, ...] = (3, 3),
+) -> dict[str, Any]:
+  """Draws the layers of a block; `size` is of the larger kernels, in pixels."""
   width = _BOTTLENECK_WIDTH * growth_rate
   inputs = [features + i * growth_rate for i in range(num_layers)]
   shapes = [(1, 1, size, width) for size in inputs]
-  shapes += [(3, 3, width, growth_rate)] * num_layers
+  shapes += [(*size, width, growth_rate)] * num_layers
   kernels = _init_kernels(key, shapes, dtype)
   return {
     f"denselayer{i + 1}": {
@@ -289,7 +311,10 @@ def _init_block(key, features, num_layers, growth_rate, dtype):
   }
 
 
-def _init_transition(key, features, dtype):
+def init_transition(
+  key: jax.Array, features: int, dtype: Any
+) -> dict[str, Any]:
+  """Draws the norm and the 1x1 convolution of a transition."""
   outputs = int(features * _COMPRESSION)
   return {
     "norm": init_norm(None, features, dtype),

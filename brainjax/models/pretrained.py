@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from brainjax.models import torch_files
-from brainjax.models.densenet import PRESETS
+from brainjax.models.densenet import PRESETS, DenseNet
 
 _SUFFIXES = (".safetensors", ".npz", ".pth", ".pt")
 _LEAVES = {
@@ -48,6 +48,11 @@ def load_encoder(
     OSError: The file may not be read.
     ValueError: It does not fit. The message does not name it.
   """
+  if not isinstance(encoder, DenseNet):
+    raise ValueError(
+      "its weights are of a 2-D DenseNet, which the encoder is not; start it"
+      " from scratch, or from a run of its own kind"
+    )
   shapes: Any = jax.eval_shape(
     functools.partial(encoder.init, groups=1, train=False),
     jax.random.key(0),

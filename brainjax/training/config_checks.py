@@ -10,7 +10,7 @@ import ml_collections
 from brainjax import InputError
 from brainjax import config as config_lib
 from brainjax.input import resident
-from brainjax.models import classifier, dense_block, densenet, heads
+from brainjax.models import build, classifier, dense_block, heads
 from brainjax.training import (
   balance,
   intensity,
@@ -44,7 +44,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     InputError: A value is not possible, or two do not go together.
   """
   choices = {
-    "model.encoder.preset": tuple(densenet.PRESETS),
+    "model.encoder.preset": build.PRESETS,
     "model.encoder.statistics": classifier.STATISTICS,
     "model.head.name": tuple(heads.HEADS),
     "model.dtype": ("float32", "bfloat16"),
@@ -115,10 +115,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
 def _check_ablation(section: ml_collections.ConfigDict) -> None:
   primary, rates = section.primary, section.learning_rates
-  if len(set(primary)) != 2 or not set(primary) <= heads.HEADS.keys():
+  known = {*heads.HEADS, *config_lib.NETWORKS}
+  if len(set(primary)) != 2 or not set(primary) <= known:
     raise InputError(
-      f"config.ablation.primary={primary}: name two heads, of"
-      f" {sorted(heads.HEADS)}"
+      f"config.ablation.primary={primary}: name two heads, of {sorted(known)}"
     )
   if section.metric not in ABLATION_METRICS:
     raise InputError(
@@ -302,6 +302,7 @@ def check_regime(config: ml_collections.ConfigDict) -> None:
       f"config.train.reconstruction_weights={weights}: give two numbers, 0 or"
       " more: the first and the last weight"
     )
+  _check_comparator(config)
   attention = config.model.attention
   if config.train.objective == "reconstruct" and (
     {attention.in_plane, attention.slice_axis} != {"none"}
@@ -317,6 +318,29 @@ def check_regime(config: ml_collections.ConfigDict) -> None:
         f"config.optimizer.rates: '{pattern}: {factor}' would leave it as it"
         " was drawn at random, or nearly; set config.model.init_from to a"
         " workdir or a file of weights"
+      )
+
+
+def _check_comparator(config: ml_collections.ConfigDict) -> None:
+  """Checks that an encoder other than the DenseNet has what goes with it."""
+  preset = config.model.encoder.preset
+  of_volumes = config_lib.reads_volumes(preset)
+  if preset != build.CNN_PRESET and not of_volumes:
+    return
+  needed = {"model.attention.in_plane": "none", "train.objective": "classify"}
+  if of_volumes:
+    needed |= {
+      "model.head.name": "mean",
+      "model.attention.slice_axis": "none",
+      "model.encoder.chunk_slices": 0,
+      "mesh.slice_devices": 1,
+    }
+  fields = config_lib.leaf_fields(config)
+  for name, value in needed.items():
+    if fields[name] != value:
+      raise InputError(
+        f"config.{name}={fields[name]!r}: does not go with"
+        f" config.model.encoder.preset={preset!r}; set it to {value!r}"
       )
 
 

@@ -80,6 +80,11 @@ def encode(
       " they are"
     )
   run = trained.load_trained(workdir)
+  if run.model.reads_volumes:
+    raise InputError(
+      f"{workdir}: its encoder describes scans as a whole, and slices have no"
+      " features; give the run of an encoder of slices"
+    )
   entry = {
     "workdir": str(workdir.resolve()),
     "preset": experiment.config.model.encoder.preset,

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import ml_collections
 import rich.console
 
+from brainjax import InputError
 from brainjax import config as config_lib
-from brainjax.models import densenet
+from brainjax.models import build
 from brainjax.training import config_checks, encode, train
 from brainjax.training import folds as folds_lib
 
@@ -23,9 +24,14 @@ def num_features(config: ml_collections.ConfigDict) -> int:
     InputError: A field of the config is wrong.
   """
   config_checks.check_config(config)
-  return densenet.DenseNet(
-    **densenet.PRESETS[config.model.encoder.preset]
-  ).num_features
+  preset = config.model.encoder.preset
+  if config_lib.reads_volumes(preset):
+    raise InputError(
+      f"config.model.encoder.preset={preset!r}: describes scans as a whole, so"
+      " that slices have no features for heads to read; add --end-to-end, or"
+      " choose an encoder of slices"
+    )
+  return build.build_encoder(preset).num_features
 
 
 def fit_encoders(

@@ -166,8 +166,13 @@ def config_of_head(
     config: Whose own head keeps its fields; another has its defaults.
     name: Of the head.
     fields: Of the head, that differ from that.
+
+  A name of `config.NETWORKS` takes the place of encoder and head.
   """
   config = config.copy_and_resolve_references()
+  if name in config_lib.NETWORKS:
+    config_lib.set_network(config, name)
+    return config
   before = config.model.head
   head = {
     "name": name,

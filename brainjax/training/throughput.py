@@ -6,6 +6,7 @@ import jax
 from flax import linen as nn
 
 from brainjax.models import cost
+from brainjax.models.cnn import CNN
 from brainjax.models.densenet import DenseNet
 from brainjax.training import rates
 from brainjax.training.experiment import Experiment
@@ -74,7 +75,7 @@ def of_run(
     device_kind: What jax calls one of them.
   """
   record_set = experiment.record_set
-  if not isinstance(encoder, DenseNet):  # trained on features
+  if not isinstance(encoder, DenseNet | CNN):  # of features, or of volumes
     return None
   params = experiment.variable_shapes["params"]
   found = rates.factors(params, experiment.rates)

@@ -20,6 +20,7 @@ import ml_collections
 import rich.console
 
 from brainjax import InputError, lock
+from brainjax import config as config_lib
 from brainjax.checkpoint import Checkpoints
 from brainjax.input import plan
 from brainjax.training import experiment as experiment_lib
@@ -344,7 +345,8 @@ def _summary(experiment, num_parameters: int) -> str:
   parts = ["features of " * features + config.model.encoder.preset]
   if experiment.objective != "classify":
     parts.append("decoder")
-  if experiment.objective != "reconstruct":
+  whole = config_lib.reads_volumes(config.model.encoder.preset)
+  if experiment.objective != "reconstruct" and not whole:
     parts.append(config.model.head.name)
   return (
     f"{' + '.join(parts)}, {num_parameters:,} parameters; classes"

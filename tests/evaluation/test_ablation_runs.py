@@ -52,14 +52,14 @@ def leave_files(folder, *, test):
     writer.writerow((test, test, "test", "tumour", 0.2, 0.8))
 
 
-def train(tmp_path, *overrides):
+def train(tmp_path, *overrides, heads=HEADS):
   if not (tmp_path / "records").exists():
     helpers.write_cohort(tmp_path / "records", participants=2)
   config = helpers.micro_config(tmp_path / "records", *overrides)
   ablation_runs.train_runs(
     config,
     tmp_path,
-    HEADS,
+    heads,
     folds.make_folds("3", None),
     seeds=2,
     place=executor.Local(),
@@ -88,6 +88,23 @@ def test_there_is_a_run_for_each_head_fold_and_seed(tmp_path, asked):
     assert config.data.records == str(tmp_path / "records")
     found.add((config.model.head.name, config.split.fold, config.train.seed))
   assert found == {(h, f, s) for h in HEADS for f in range(3) for s in (5, 6)}
+
+
+def test_a_network_takes_the_place_of_encoder_and_head(tmp_path, asked):
+  train(
+    tmp_path,
+    "model.attention.slice_axis=distance",
+    heads=("gru", "cnn2d", "densenet3d"),
+  )
+  for name, preset in (("cnn2d", "cnn2d"), ("densenet3d", "micro_3d")):
+    config = config_lib.load_config(f"{tmp_path / 'configs/config.py'}:{name}")
+    assert config.model.encoder.preset == preset
+    assert config.model.head.name == "mean"
+    assert config.model.attention.slice_axis == "none"
+    assert (tmp_path / "heads" / name / "predictions.csv").is_file()
+  gru = config_lib.load_config(f"{tmp_path / 'configs/config.py'}:gru").model
+  assert (gru.encoder.preset, gru.head.name) == ("micro", "gru")
+  assert gru.attention.slice_axis == "distance"
 
 
 def test_a_head_is_what_its_runs_said_of_their_test_split(tmp_path, asked):

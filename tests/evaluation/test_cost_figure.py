@@ -33,6 +33,18 @@ def test_points_are_runs_that_compare(tmp_path):
   assert legend == ["recurrent", "convolutional"]
 
 
+def test_a_comparator_is_named_and_is_convolutional(tmp_path):
+  runs = [
+    with_time(read(tmp_path, name, head="mean"), 0.5) for name in ("a", "b")
+  ]
+  runs[1].config["model"]["encoder"]["preset"] = "small_3d"
+  rows = tables.comparison(runs[0], runs[1:], "test")
+  (axes,) = cost_figure.cost_exhibit(rows, "roc_auc", "test").figure.axes
+  assert {text.get_text() for text in axes.texts} == {"mean", "densenet3d"}
+  assert cost_figure.family("densenet3d") == cost_figure.family("cnn2d")
+  assert cost_figure.family("cnn2d") == "convolutional"
+
+
 def test_one_run_is_no_comparison(tmp_path):
   rows = tables.comparison(with_time(read(tmp_path, "a"), 0.5), [], "test")
   assert cost_figure.cost_exhibit(rows, "roc_auc", "test") is None

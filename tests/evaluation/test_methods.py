@@ -70,6 +70,27 @@ def test_what_was_set_is_said(run, change, heading, text):
   assert text in methods.paragraphs(changed(run, **change), "test")[heading]
 
 
+@pytest.mark.parametrize(
+  ("preset", "text"),
+  [
+    (
+      "small",
+      "Each slice was described by a DenseNet (small) and the sequence",
+    ),
+    ("cnn2d", "Each slice was described by a plain two-dimensional"),
+    ("small_3d", "Each scan was read as a volume by a three-dimensional"),
+  ],
+)
+def test_what_reads_the_scan_is_said(run, preset, text):
+  encoder = run.config["model"]["encoder"] | {"preset": preset}
+  other = changed(run, model__encoder=encoder)
+  told = methods.paragraphs(other, "test")["Model"]
+  assert text in told and "followed by dropout" in told
+  assert ("sequence of slices" in told) == (preset != "small_3d")
+  assert other.name.startswith("small_3d (") == (preset == "small_3d")
+  assert items(other)[22].answer == told
+
+
 def test_crop_and_registration_are_said(run):
   preparation = run.model["preparation"] | {
     "crop": "region",

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from brainjax import config as config_lib
+from brainjax.models import build, densenet3d
 from brainjax.models.build import build_classifier
 from brainjax.models.heads import count_parameters
 
@@ -62,11 +64,26 @@ def test_budget_counts_the_head_as_built():
 
 
 @pytest.mark.parametrize(
-  ("preset", "size"), [("densenet121", 1024), ("small", 512), ("tiny", 93)]
+  ("preset", "size"),
+  [
+    ("densenet121", 1024),
+    ("small", 512),
+    ("tiny", 93),
+    ("densenet121_3d", 1024),
+    ("tiny_3d", 93),
+    ("cnn2d", 256),
+  ],
 )
 def test_presets_have_their_embedding_sizes(preset, size):
   model = build_classifier(**(FIELDS | {"preset": preset}))
   assert model.encoder.num_features == size
+
+
+@pytest.mark.parametrize("preset", build.PRESETS)
+def test_a_preset_says_what_it_reads(preset):
+  encoder = build.build_encoder(preset)
+  of_volumes = isinstance(encoder, densenet3d.DenseNet3D)
+  assert of_volumes == config_lib.reads_volumes(preset)
 
 
 def test_computation_is_half_and_parameters_are_single():

@@ -11,6 +11,7 @@ import pytest
 
 from brainjax.models.build import build_classifier
 from brainjax.models.classifier import Classifier
+from brainjax.models.densenet3d import DenseNet3D
 from brainjax.models.heads import build_head
 
 G, N, B, S = 2, 6, 3, 4
@@ -292,3 +293,75 @@ def test_pack_statistics_need_no_exchange_but_for_running_averages():
     model, lambda *args: run(model, *args, train=True)[0]
   )
   assert collectives == set()
+
+
+def of_volumes(statistics="pack"):
+  """A classifier of volumes, of few layers."""
+  encoder = DenseNet3D(growth_rate=3, block_config=(1,), num_init_features=4)
+  return QUICK.clone(
+    encoder=encoder,
+    head=build_head({"name": "mean"}),
+    statistics=statistics,
+    dropout=0.0,
+  )
+
+
+def test_a_volume_is_made_of_the_slices_of_its_scan():
+  model = of_volumes()
+  slices, owner, position, _ = inputs = batch()
+  logits = infer(model, variables(model), inputs)
+  params = variables(model)["params"]
+  dense = params["classifier"]
+
+  @jax.jit
+  def alone(volume, mask):
+    given = {name: tree["encoder"] for name, tree in variables(model).items()}
+    z = model.encoder.apply(given, volume, mask, groups=1, train=False)
+    return (z @ dense["kernel"] + dense["bias"][None])[0]
+
+  for g, row in np.ndindex(G, B):
+    own = owner[g] == row
+    volume, mask = np.zeros((1, S, 16, 16, 1), np.float32), np.zeros((1, S))
+    volume[0, position[g, own]] = slices[g, own]
+    mask[0, position[g, own]] = 1
+    expected = alone(volume, mask > 0) if own.any() else dense["bias"]
+    np.testing.assert_allclose(logits[g, row], expected, atol=1e-5)
+
+
+def test_filler_of_volumes_changes_nothing_to_the_bit():
+  model = of_volumes()
+  slices, owner, *others = batch()
+  filled = np.where((owner < B)[..., None, None, None], slices, np.nan)
+  expected = train(model, variables(model), (slices, owner, *others))
+  found = train(model, variables(model), (filled, owner, *others))
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  assert np.isfinite(found[0]).all()
+
+
+@pytest.mark.slow
+def test_packs_of_volumes_share_statistics_or_have_their_own():
+  both = batch()
+  first = tuple(value[:1] for value in both)
+  own, shared = of_volumes("pack"), of_volumes("batch")
+  given = variables(own)
+  alone, _ = train(own, given, first)
+  together, _ = train(own, given, both)
+  np.testing.assert_allclose(together[:1], alone, atol=1e-5)
+  assert np.abs(train(shared, given, both)[0][:1] - alone).max() > 1e-3
+
+
+def test_an_empty_row_of_volumes_has_no_gradient():
+  model = of_volumes()
+  slices, owner, position, positions_mm = batch()
+  nobody = np.full_like(owner, B)
+  away = 1000 + np.tile(np.arange(N, dtype=np.int32), (G, 1))
+
+  def loss(params):
+    given = variables(model) | {"params": params}
+    logits, _ = train(model, given, (slices, nobody, away, positions_mm))
+    return jnp.sum(logits**2), logits
+
+  grads, logits = jax.grad(loss, has_aux=True)(variables(model)["params"])
+  assert np.isfinite(logits).all()
+  leaves = jax.tree.leaves(grads["encoder"])
+  assert leaves and not any(np.any(leaf) for leaf in leaves)
