@@ -5,6 +5,8 @@ deviation 1 over its own brain, never with statistics of the data set. What
 lies outside the brain is exactly 0.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from brainjax import records
@@ -29,7 +31,23 @@ def landmarks(values: np.ndarray) -> np.ndarray:
 
   Source: Nyul, Udupa and Zhang 2000, IEEE Trans. Med. Imaging 19:143.
   """
-  return np.percentile(values, LANDMARK_PERCENTILES).astype(np.float32)
+  found = percentiles(np.sort(values), LANDMARK_PERCENTILES)
+  return found.astype(np.float32)
+
+
+def percentiles(ordered: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+  """Returns f64, percentiles of ascending values, between ranks linearly.
+
+  To sort them takes a fraction of what `numpy.percentile` does.
+
+  >>> percentiles(np.array([1.0, 2.0, 4.0]), (0, 25, 75)).tolist()
+  [1.0, 1.5, 3.0]
+  """
+  rank = np.asarray(shares) / 100 * (len(ordered) - 1)
+  low = rank.astype(int)
+  high = np.minimum(low + 1, len(ordered) - 1)
+  below, above = (ordered[i].astype(np.float64) for i in (low, high))
+  return below + (rank - low) * (above - below)
 
 
 def standardise(

@@ -35,7 +35,7 @@ from brainjax.preparation.volume import ScanError, Volume
 
 # To be raised with every change of the code that changes a record or a bias
 # field: what an earlier one made is then made again.
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2
 _SCAN = ("participant_id", "session_id")
 IDS = (*_SCAN, "group_id", "label")
 _DECISIVE = ("input_sha256", "spacing_mm")

@@ -158,7 +158,8 @@ def prepare_scan(
       continue
     array, reached = aligned(volumes[name], volume, motions.get(name))
     inside = brain if reached is None else brain & reached
-    values = array[inside]
+    # NIfTI's first axis runs fastest; this way round it is read in order.
+    values = array.T[inside.T]
     if 2 * len(values) < np.count_nonzero(brain):
       raise ScanError(
         files[name][0], f"it misses most of the brain of {files[first][0]}"

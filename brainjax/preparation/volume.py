@@ -64,8 +64,12 @@ def volume_of(array: np.ndarray, affine: np.ndarray) -> Volume:
   """
   ornt = orientations.io_orientation(affine)
   to_file = orientations.inv_ornt_aff(ornt, array.shape)
+  oriented = orientations.apply_orientation(array, ornt)
+  if min(oriented.strides) < 0:
+    # NumPy takes several times as long where an axis runs backwards.
+    oriented = np.copy(oriented)
   return Volume(
-    array=orientations.apply_orientation(array, ornt),
+    array=oriented,
     affine=affine @ to_file,
     spacing_mm=affines.voxel_sizes(affine @ to_file),
     file_shape=array.shape,

@@ -92,6 +92,37 @@ def test_distance_without_a_background_is_infinite():
   assert np.isinf(brain_mask._distance(everywhere, np.ones(3))).all()
 
 
+@pytest.mark.parametrize(
+  ("shape", "spacing_mm"),
+  [
+    ((30, 25, 20), (2.0, 2.0, 2.0)),
+    ((30, 25, 20), (4 / 3, 1.0, 4.0)),  # three voxels are just 4 mm
+    ((20, 3, 9), (0.9, 0.8, 7.0)),
+    ((30, 2, 20), (0.3, 2.0, 2.0)),  # too many steps
+    ((40, 50), (0.9, 1.1)),
+  ],
+)
+def test_reached_is_what_lies_within_the_distance(shape, spacing_mm):
+  spacing_mm = np.array(spacing_mm)
+  points = np.random.default_rng(0).random(shape) < 0.003
+  points[0, -1] = points[-1, 0] = True  # beside the ends of rows
+  for mask in (points, ~points, points.T.copy().T):
+    for most_mm in (4.0, 8.0):
+      found = brain_mask._reached(mask, spacing_mm, most_mm)
+      wanted = brain_mask._distance(~mask, spacing_mm) <= most_mm
+      np.testing.assert_array_equal(found, wanted)
+  assert not brain_mask._reached(points & False, spacing_mm, 4.0).any()
+
+
+def test_a_mask_does_not_depend_on_the_order_in_memory():
+  array, _, _ = tiny_head.tiny_head((4.0, 4.0, 4.0))
+  volume = _volume(array, (4.0, 4.0, 4.0))
+  turned = dataclasses.replace(volume, array=np.asfortranarray(volume.array))
+  np.testing.assert_array_equal(
+    brain_mask.brain_mask(turned), brain_mask.brain_mask(volume)
+  )
+
+
 def test_no_axis_is_shrunk_to_a_few_voxels():
   # 24 slices that the header falsely says are 1 mm apart.
   factors = brain_mask._shrink_factors((256, 256, 24), np.ones(3))

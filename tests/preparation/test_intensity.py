@@ -45,3 +45,11 @@ def test_landmarks_are_percentiles_of_the_file():
     intensity.landmarks(values),
     [10, 100, 200, 300, 400, 500, 600, 700, 800, 900, 990],
   )
+
+
+def test_percentiles_are_numpys():
+  values = np.random.default_rng(0).normal(size=1001)
+  for count in (1, 2, 12, 1001):
+    found = intensity.percentiles(np.sort(values[:count]), (0, 1, 37, 99, 100))
+    wanted = np.percentile(values[:count], (0, 1, 37, 99, 100))
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
