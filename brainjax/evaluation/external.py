@@ -29,10 +29,10 @@ from brainjax.evaluation import (
   scoring,
   test_lock,
 )
-from brainjax.input import pipeline, plan
+from brainjax.input import plan
 from brainjax.metrics import calibration
 from brainjax.models.classifier import Classifier
-from brainjax.training import intensity, sharding, standardise, trained
+from brainjax.training import other_records, standardise, trained
 from brainjax.training import step as step_lib
 from brainjax.training.experiment import Experiment, open_run
 
@@ -126,44 +126,22 @@ def score_scans(
     subset: i64[T] record indices.
     data: The section of the config; how many are scored at a time.
   """
-  lengths = record_set.lengths[subset]
-  packs = min(jax.device_count(), len(subset))
-  shape = plan.plan_shape(
-    lengths,
-    packs=packs,
-    scans_per_step=max(packs, data.scans_per_step),
-    pack_slices=None,
-    longest=int(lengths.max()),
-  )
-  mesh = sharding.make_mesh(packs)
-  variables = jax.device_put(run.variables, sharding.replicated(mesh))
-  batches = pipeline.evaluation_batches(
-    record_set,
-    subset,
-    np.full(len(record_set), -1, np.int32),
-    shape,
-    packs=np.arange(packs),
-    read_threads=data.read_threads,
-    prefetch_steps=data.prefetch_steps,
-    put=sharding.batch_putter(mesh),
-    landmarks=run.facts["intensity"] is not None,
-  )
-  standard = intensity.standard_of(
-    run.facts["intensity"], record_set.index["modalities"], record_set.dtype
+  given = other_records.supply(
+    run, record_set, subset, data, lengths=record_set.lengths[subset]
   )
   outputs = [
     (
       batch["record_index"],
       _score_batch(
-        variables,
+        given.variables,
         batch,
         model=run.model,
-        zero_code=records.ZERO_CODES[record_set.dtype],
-        standard=standard,
-        shape=shape,
+        zero_code=given.zero_code,
+        standard=given.standard,
+        shape=given.shape,
       ),
     )
-    for batch in batches
+    for batch in given.batches
   ]
   found = {}
   for indices, log_probabilities in jax.device_get(outputs):

@@ -36,8 +36,9 @@ def fit_bias_field(
 
   Args:
     volume: The volume; not 2-D images.
-    method: "jax", on the default device of this process (a CPU core in
-      `workers.py`), or "sitk", which is SimpleITK in one thread.
+    method: "jax", on the CPU wherever there is another device too, so that
+      the bytes are those of `workers.py` (JAX_PLATFORMS=cuda leaves the GPU
+      alone); or "sitk", which is SimpleITK in one thread.
     grid_mm: Voxel size of the coarse grid, at least; millimetres.
     iterations: At most so many at each level; every level doubles the mesh.
       A volume of few slices has fewer levels.
@@ -57,9 +58,10 @@ def fit_bias_field(
     return sitk_lattice(small, tissue, iterations=levels, tolerance=tolerance)
   from brainjax.preparation import n4  # imports jax, which takes a second
 
-  return n4.fit_lattices(
-    [small], [tissue], iterations=levels, tolerance=tolerance
-  )[0]
+  with n4.on_cpu():
+    return n4.fit_lattices(
+      [small], [tissue], iterations=levels, tolerance=tolerance
+    )[0]
 
 
 def coarse(volume: Volume, grid_mm: float) -> tuple[np.ndarray, np.ndarray]:

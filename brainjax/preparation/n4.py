@@ -12,6 +12,7 @@ Source: Tustison et al. 2010, IEEE Trans. Med. Imaging 29:1310; Sled et al.
   ITK's own changes by 1e-4 with the unit of intensity.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -60,6 +61,14 @@ class _Volumes(NamedTuple):
   later: Any
   share: Any
   axes: tuple[_Axis, ...]
+
+
+def on_cpu() -> contextlib.AbstractContextManager[Any]:
+  """Fits on the CPU within, unless JAX_PLATFORMS names others alone."""
+  platforms = jax.config.read("jax_platforms")
+  if platforms and "cpu" not in platforms.split(","):
+    return contextlib.nullcontext()
+  return jax.default_device(jax.local_devices(backend="cpu")[0])
 
 
 def fit_lattices(

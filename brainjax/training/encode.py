@@ -27,10 +27,9 @@ from brainjax.cohort.manifest import (
   image_files,
   write_manifest,
 )
-from brainjax.input import pipeline, plan
 from brainjax.models.classifier import Classifier
 from brainjax.training import experiment as experiment_lib
-from brainjax.training import intensity, sharding, standardise, step, trained
+from brainjax.training import other_records, standardise, step, trained
 
 _SHARD_SCANS = 512  # held in memory at a time
 
@@ -122,40 +121,22 @@ def encode_scans(
     experiment: Whose records, and how many are encoded at a time.
     subset: i64[T] record indices; the longest scans come first.
   """
-  record_set, data = experiment.record_set, experiment.config.data
-  lengths = record_set.lengths
-  packs = min(jax.device_count(), len(lengths))
-  shape = plan.plan_shape(
-    lengths,
-    packs=packs,
-    scans_per_step=max(packs, data.scans_per_step),
-    pack_slices=None,
-    longest=int(lengths.max()),
-  )
-  mesh = sharding.make_mesh(packs)
-  variables = jax.device_put(run.variables, sharding.replicated(mesh))
-  batches = pipeline.evaluation_batches(
+  record_set = experiment.record_set
+  given = other_records.supply(
+    run,
     record_set,
     subset,
-    np.full(len(lengths), -1, np.int32),
-    shape,
-    packs=np.arange(packs),
-    read_threads=data.read_threads,
-    prefetch_steps=data.prefetch_steps,
-    put=sharding.batch_putter(mesh),
-    landmarks=run.facts["intensity"] is not None,
-  )
-  standard = intensity.standard_of(
-    run.facts["intensity"], record_set.index["modalities"], record_set.dtype
+    experiment.config.data,
+    lengths=record_set.lengths,
   )
   pending = None
-  for batch in batches:
+  for batch in given.batches:
     z = _encode_batch(
-      variables,
+      given.variables,
       batch,
       model=run.model,
-      zero_code=records.ZERO_CODES[record_set.dtype],
-      standard=standard,
+      zero_code=given.zero_code,
+      standard=given.standard,
     )
     places = batch["record_index"], batch["owner"]
     # Order matters: a batch is fetched while the next one is encoded.

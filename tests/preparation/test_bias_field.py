@@ -1,10 +1,11 @@
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import tiny_head
 
-from brainjax.preparation import bias_field, brain_mask, reading
+from brainjax.preparation import bias_field, brain_mask, n4, reading
 from brainjax.preparation.volume import volume_of
 
 FAST = {
@@ -72,6 +73,27 @@ def test_field_lies_right_on_a_finer_grid():
   blocks = blocks.reshape(*blocks.shape[:2], -1, 2).mean(3)
   inner = (slice(1, -1),) * 3  # it is held constant at the very edge
   np.testing.assert_allclose(blocks[inner], np.log(found)[inner], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+  ("platforms", "number"), [(None, 0), ("cuda,cpu", 0), ("cuda", 3)]
+)
+def test_it_is_fitted_on_the_cpu_unless_told_otherwise(
+  platforms, number, monkeypatch
+):
+  used = []
+
+  def fit_lattices(images, *args, **options):
+    used.append(jax.numpy.zeros(1).device)
+    return np.zeros((1, 5, 5, 5), np.float32)
+
+  monkeypatch.setattr(n4, "fit_lattices", fit_lattices)
+  monkeypatch.setattr(jax.config, "read", lambda name: platforms)
+  other = jax.devices("cpu")[3]  # stands for an accelerator
+  array, _, field = _head()
+  with jax.default_device(other):
+    _estimate(_volume(array * field), method="jax")
+  assert used == [jax.devices("cpu")[number]]
 
 
 def test_few_slices_have_fewer_levels():
