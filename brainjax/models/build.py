@@ -19,7 +19,7 @@ from brainjax.models.heads import build_head
 DTYPES = ("float32", "bfloat16")
 SLICE_AXIS = ("none", "distance")
 CNN_PRESET = "cnn2d"
-_CNN_WIDTHS = (32, 64, 128, 256)
+_CNN_WIDTHS = (16, 32, 64, 128)
 _VOLUMES = "_3d"  # after the name of a preset: the same layers, in 3-D
 PRESETS = (
   *densenet.PRESETS,
@@ -112,7 +112,7 @@ def build_encoder(
 ) -> DenseNet | DenseNet3D | CNN:
   """Builds the encoder alone; arguments are those of `build_classifier`."""
   if preset == CNN_PRESET:
-    return CNN(_CNN_WIDTHS, dtype=jnp.dtype(dtype))
+    return CNN(_CNN_WIDTHS, dtype=jnp.dtype(dtype), axis_name=axis_name)
   network = DenseNet3D if preset.endswith(_VOLUMES) else DenseNet
   return network(
     **densenet.PRESETS[preset.removesuffix(_VOLUMES)],

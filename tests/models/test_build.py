@@ -71,7 +71,7 @@ def test_budget_counts_the_head_as_built():
     ("tiny", 93),
     ("densenet121_3d", 1024),
     ("tiny_3d", 93),
-    ("cnn2d", 256),
+    ("cnn2d", 128),
   ],
 )
 def test_presets_have_their_embedding_sizes(preset, size):

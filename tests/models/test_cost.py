@@ -79,15 +79,15 @@ def test_a_cnn_by_hand():
   shape = (10, 7, 2)  # pooling rounds up
   assert cost.multiply_adds(encoder, shape) == first + second
   assert cost.training_flops(encoder, shape) == 2 * (2 * first + 3 * second)
-  numbers = 2 * (10 * 7 * 2) + 5 * (10 * 7 * 4) + 3 * (5 * 4 * 4)
-  numbers += 3 * (5 * 4 * 4) + 6 * (5 * 4 * 6) + 3 * (3 * 2 * 6)
+  numbers = 2 * (10 * 7 * 2) + 8 * (10 * 7 * 4) + 2 * (5 * 4 * 4)
+  numbers += 3 * (5 * 4 * 4) + 9 * (5 * 4 * 6) + 2 * (3 * 2 * 6)
   assert cost.training_bytes(encoder, shape) == 4 * numbers
   half = cnn.CNN((4, 6), dtype=jnp.bfloat16)
   assert cost.training_bytes(half, shape) == 2 * numbers
 
 
 def test_counts_the_convolutions_of_the_traced_cnn():
-  encoder, shape = cnn.CNN((32, 64, 128, 256)), (50, 37, 2)
+  encoder, shape = cnn.CNN((16, 32, 64, 128)), (50, 37, 2)
   traced = jax.make_jaxpr(_forward(encoder))(*_arguments(encoder, shape))
   found = _traced_multiply_adds(traced.jaxpr)
   assert found == cost.multiply_adds(encoder, shape)

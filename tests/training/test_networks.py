@@ -49,7 +49,7 @@ def test_slices_of_volumes_have_no_features_for_heads(cohort):
   fields = with_network(cohort, "densenet3d")
   with pytest.raises(InputError, match="preset='micro_3d': .*--end-to-end"):
     fold_encoders.num_features(fields)
-  assert fold_encoders.num_features(with_network(cohort, "cnn2d")) == 256
+  assert fold_encoders.num_features(with_network(cohort, "cnn2d")) == 128
 
 
 @pytest.mark.parametrize("network", config_lib.NETWORKS)
