@@ -8,7 +8,11 @@ measured beside it. Of MONAI's DataLoader without and with two workers, the
 faster counts. Sides alternate, four epochs at a time; a ratio is of medians,
 and its spread is that of the ratios of neighbouring runs (10th and 90th
 percentile). Files are in the page cache after the first epoch. The volumes are
-drawn so that they compress as real ones (3.2 to 1 with their masks).
+drawn so that they compress much as real ones do.
+
+CPU time is of runs of their own, in which torch works in one thread (two that
+wait for each other spend time that does no work); unlike seconds, it says
+something on a busy machine too.
 
     python benchmarks/input.py [--quick] [--volumes=256] [--records=FOLDER]
 
@@ -18,6 +22,7 @@ Without MONAI only brainjax is measured. The last line is one JSON object.
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import os
 import pathlib
 import statistics
@@ -223,6 +228,32 @@ class Monai:
       torch.cuda.synchronize()
 
 
+def cpu_seconds() -> float:
+  """Returns the CPU time so far of this process and of its workers."""
+  seconds = time.process_time()
+  for worker in multiprocessing.active_children():
+    stat = pathlib.Path(f"/proc/{worker.pid}/stat").read_text()
+    # Of proc(5); the name before these fields may hold spaces.
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    seconds += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+  return seconds
+
+
+def alternate_cpu(sides, repeats: int) -> dict[str, list[float]]:
+  """Runs every side once, again and again; returns CPU seconds of each run."""
+  if HAS_MONAI:
+    import torch
+
+    torch.set_num_threads(1)
+  seconds = {name: [] for name in sides}
+  for _ in range(repeats):
+    for name, side in sides.items():
+      start = cpu_seconds()
+      side.run()
+      seconds[name].append(cpu_seconds() - start)
+  return seconds
+
+
 def wait_fraction(side, epochs: int) -> float:
   """Returns the share of time that steps of `STEP_SECONDS` wait for data.
 
@@ -269,21 +300,29 @@ def main() -> None:
       name: wait_fraction(side, 2 if args.quick else 6)
       for name, side in sides.items()
     }
+    cpu = alternate_cpu(sides, repeats)
   count, ratios, figures = len(record_set), {}, {}
-  print(f"{'side':28}{'volumes/s':>10}{'data wait':>11}")
+  print(f"{'side':28}{'volumes/s':>10}{'CPU ms each':>13}{'data wait':>11}")
   for name, times in seconds.items():
     speed = EPOCHS * count / statistics.median(times)
-    figures[name] = {"volumes_per_second": speed, "data_wait": waits[name]}
-    print(f"{name:28}{speed:10.0f}{waits[name]:11.1%}")
-  for key, name, dtype in (
-    ("input_vs_monai", "ours", "float32"),
-    ("input_vs_monai_uint8", "ours", "uint8"),
-    ("resident_vs_monai", "ours resident", "float32"),
+    each = 1e3 * statistics.median(cpu[name]) / (EPOCHS * count)
+    figures[name] = {
+      "volumes_per_second": speed,
+      "cpu_ms_per_volume": each,
+      "data_wait": waits[name],
+    }
+    print(f"{name:28}{speed:10.0f}{each:13.2f}{waits[name]:11.1%}")
+  for key, name, dtype, taken in (
+    ("input_vs_monai", "ours", "float32", seconds),
+    ("input_vs_monai_uint8", "ours", "uint8", seconds),
+    ("resident_vs_monai", "ours resident", "float32", seconds),
+    ("input_cpu_vs_monai", "ours", "float32", cpu),
+    ("input_cpu_vs_monai_uint8", "ours", "uint8", cpu),
   ):
     peers = [peer for peer in sides if peer.startswith(f"monai {dtype}")]
     if peers:
-      best = min(peers, key=lambda peer: statistics.median(seconds[peer]))
-      figures[key] = compare(seconds[name], seconds[best]) | {"peer": best}
+      best = min(peers, key=lambda peer: statistics.median(taken[peer]))
+      figures[key] = compare(taken[name], taken[best]) | {"peer": best}
       ratios[key] = figures[key]["ratio"]
       print(
         "{0}: {ratio:.2f} [{low:.2f}, {high:.2f}]".format(key, **figures[key])

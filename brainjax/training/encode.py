@@ -9,6 +9,7 @@ to evaluate a head on any of them.
 import dataclasses
 import functools
 import itertools
+import json
 import os
 import pathlib
 import shutil
@@ -31,7 +32,8 @@ from brainjax.models.classifier import Classifier
 from brainjax.training import experiment as experiment_lib
 from brainjax.training import other_records, standardise, step, trained
 
-_SHARD_SCANS = 512  # held in memory at a time
+_SHARD_SCANS = 128  # held in memory at a time, and lost when interrupted
+_FINISHED = "finished.json"  # of a folder that is being written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,8 @@ def encode(
 ) -> Summary:
   """Encodes every scan of a run's records, also those without a class.
 
-  The folder appears when it is complete; the same call then does nothing.
+  The folder appears when it is complete; the same call then does nothing. If
+  it was interrupted, the same call keeps the shards that it had finished.
 
   Args:
     workdir: Of the run; its best checkpoint is used.
@@ -209,19 +212,25 @@ def _write(
   """Writes the folder beside its place, and moves it there at the end."""
   source = experiment.record_set
   partial = out.with_name(f".{out.name}.partial")
+  chunks = [
+    np.arange(first, min(first + _SHARD_SCANS, len(source)))
+    for first in range(0, len(source), _SHARD_SCANS)
+  ]
+  made_by = entry | {
+    "shard_scans": _SHARD_SCANS,
+    "devices": jax.device_count(),
+    "jax": jax.__version__,
+  }
+  shards: list[dict[str, str]] = []
   try:
-    shutil.rmtree(partial, ignore_errors=True)  # of an interrupted call
-    partial.mkdir(parents=True)
-    chunks = [
-      np.arange(first, min(first + _SHARD_SCANS, len(source)))
-      for first in range(0, len(source), _SHARD_SCANS)
-    ]
+    shards, num_features = _finished_shards(partial, made_by)
+    left = chunks[len(shards) :]
     encoded = itertools.chain.from_iterable(
-      encode_scans(run, experiment, chunk) for chunk in chunks
+      encode_scans(run, experiment, chunk) for chunk in left
     )
-    scans = iter(progress(encoded, len(source)) if progress else encoded)
-    shards, entries, num_features = [], [], 0
-    for shard, chunk in enumerate(chunks):
+    total = sum(map(len, left))
+    scans = iter(progress(encoded, total) if progress else encoded)
+    for shard, chunk in enumerate(left, len(shards)):
       features = dict(next(scans) for _ in chunk)
       num_features = features[int(chunk[0])].shape[-1]
       name = f"shard-{shard:05d}.arrayrecord"
@@ -231,11 +240,18 @@ def _write(
       )
       sha256 = records.write_shard(partial / name, content)
       shards.append({"file": name, "sha256": sha256})
-      entries += [
-        source.index["records"][i] | {"shard": shard, "offset": offset}
-        for offset, i in enumerate(chunk.tolist())
-      ]
+      state = {
+        "made_by": made_by,
+        "num_features": num_features,
+        "shards": shards,
+      }
+      records.write_text(partial / _FINISHED, json.dumps(state))
     next(scans, None)  # ends the display of progress
+    entries = [
+      source.index["records"][i] | {"shard": shard, "offset": offset}
+      for shard, chunk in enumerate(chunks)
+      for offset, i in enumerate(chunk.tolist())
+    ]
     _write_manifest(partial, source, out)
     records.write_index(
       partial,
@@ -247,6 +263,7 @@ def _write(
       records=entries,
       encoder=entry,
     )
+    (partial / _FINISHED).unlink()
     os.replace(partial, out)
   except OSError as error:
     raise InputError(
@@ -254,7 +271,41 @@ def _write(
       " folder"
     ) from error
   finally:
+    if not shards:
+      shutil.rmtree(partial, ignore_errors=True)
+
+
+def _finished_shards(
+  partial: pathlib.Path, made_by: Mapping[str, Any]
+) -> tuple[list[dict[str, str]], int]:
+  """Prepares the folder, keeping what the same call had finished in it.
+
+  Args:
+    partial: The folder, whatever there is of it.
+    made_by: All that the bytes of a shard depend on.
+
+  Returns:
+    The first shards, as in the index, as far as they are whole; and D, which is
+    0 if there are none.
+  """
+  file = partial / _FINISHED
+  state = json.loads(file.read_text()) if file.is_file() else {}
+  shards = []
+  if state.get("made_by") == made_by:
+    for shard in state["shards"]:
+      path = partial / shard["file"]
+      if not path.is_file() or records.sha256_of(path) != shard["sha256"]:
+        break
+      shards.append(shard)
+  if not shards:
     shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return [], 0
+  kept = {_FINISHED, *(shard["file"] for shard in shards)}
+  for path in partial.iterdir():
+    if path.name not in kept:  # such as a file that was being written
+      path.unlink()
+  return shards, state["num_features"]
 
 
 def _feature_record(

@@ -157,28 +157,86 @@ def test_finished_features_are_left_as_they_are(workdir, features, monkeypatch):
   assert content() == before
 
 
-def test_an_interrupted_call_leaves_nothing_and_is_run_again(
-  workdir, features, tmp_path, monkeypatch
-):
+class Source:
+  """Stands for a run and its experiment; counts what is encoded."""
+
+  def __init__(self, record_set):
+    self.record_set, self.encoded = record_set, []
+
+  def encode_scans(self, run, experiment, subset):
+    for i in subset:
+      self.encoded.append(i)
+      record = self.record_set[int(i)]
+      yield int(i), record.intensities().mean((1, 2)).repeat(3, 1)
+
+  def write(self, out):
+    encode._write(self, self, {"checkpoint_sha256": "1" * 64}, out, None)
+
+
+@pytest.fixture
+def source(cohort, monkeypatch):
+  source = Source(cohort)
+  monkeypatch.setattr(encode, "_SHARD_SCANS", 10)
+  monkeypatch.setattr(encode, "encode_scans", source.encode_scans)
+  return source
+
+
+@pytest.fixture
+def interrupted(source, tmp_path, monkeypatch):
+  """What a call leaves that was interrupted in its third shard."""
   write_shard = records.write_shard
 
-  def interrupted(path, content):
-    if path.name == "shard-00001.arrayrecord":
+  def interrupt(path, content):
+    if path.name == "shard-00002.arrayrecord":
       raise KeyboardInterrupt
     return write_shard(path, content)
 
-  monkeypatch.setattr(encode, "_SHARD_SCANS", 10)
   with monkeypatch.context() as patch:
-    patch.setattr(records, "write_shard", interrupted)
+    patch.setattr(records, "write_shard", interrupt)
     with pytest.raises(KeyboardInterrupt):
-      encode.encode(workdir, tmp_path / "out")
-  assert list(tmp_path.iterdir()) == []
-  (tmp_path / ".out.partial").mkdir()  # of a call that was killed
-  (tmp_path / ".out.partial" / "foreign").touch()
-  encode.encode(workdir, tmp_path / "out")
-  assert records.RecordSet(tmp_path / "out").sha256 == features.sha256
-  assert not (tmp_path / "out" / "foreign").exists()
-  assert not (tmp_path / ".out.partial").exists()
+      source.write(tmp_path / "out")
+  assert list(tmp_path.iterdir()) == [tmp_path / ".out.partial"]
+  source.encoded.clear()
+  return tmp_path / ".out.partial"
+
+
+def flip_a_byte(partial):
+  file = partial / "shard-00001.arrayrecord"
+  data = bytearray(file.read_bytes())
+  data[len(data) // 2] ^= 1
+  file.write_bytes(data)
+
+
+def tell_of_another_encoder(partial):
+  file = partial / "finished.json"
+  state = json.loads(file.read_text())
+  state["made_by"]["checkpoint_sha256"] = "0" * 64
+  file.write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize(
+  ("change", "encoded"),
+  [
+    (lambda partial: None, 5),
+    (flip_a_byte, 15),
+    (lambda partial: (partial / "shard-00001.arrayrecord").unlink(), 15),
+    (tell_of_another_encoder, 25),
+    (lambda partial: (partial / "finished.json").unlink(), 25),
+  ],
+)
+def test_an_interrupted_call_continues_with_what_it_had_finished(
+  source, interrupted, tmp_path, change, encoded
+):
+  change(interrupted)
+  (interrupted / ".shard-00002.arrayrecord.0.partial").touch()
+  source.write(tmp_path / "out")
+  assert len(source.encoded) == encoded
+  assert not interrupted.exists()
+  source.write(tmp_path / "whole")
+  out, whole = (records.RecordSet(tmp_path / n) for n in ("out", "whole"))
+  assert out.index == whole.index
+  names = {path.name for path in out.path.iterdir()}
+  assert names == {path.name for path in whole.path.iterdir()}
 
 
 def test_a_full_disk_is_one_line(workdir, tmp_path, monkeypatch):
