@@ -9,8 +9,12 @@ the log fields stands beside it, and the seconds of compilation.
 without N4 on either side; `prepare_n4_vs_monai` with it, ours in JAX, MONAI's
 by SimpleITK on the same coarse grid. MONAI crops to what is brighter than the
 mean, where we look for the brain, and resizes to the same number of pixels and
-slices. Sides alternate; a ratio is of medians, and its spread is that of the
-ratios of neighbouring runs (10th and 90th percentile).
+slices. `..._cpu` is the same in seconds of the processor, of all threads, which
+other processes on the machine change far less. We unpack with zlib-ng, MONAI
+with what nibabel takes, Python's own.
+
+Sides alternate; a ratio is of medians, and its spread is that of the ratios of
+neighbouring runs (10th and 90th percentile).
 
     python benchmarks/preparation.py [--quick] [--scans FILE ...]
 
@@ -166,6 +170,19 @@ class Monai:
       self.transform(file)
 
 
+class Clocked:
+  """A side, and the processor's seconds of each of its runs."""
+
+  def __init__(self, side):
+    self.side, self.seconds = side, []
+
+  def run(self):
+    """Prepares every scan."""
+    began = time.process_time()
+    self.side.run()
+    self.seconds.append(time.process_time() - began)
+
+
 def compare_n4(grids, repeats: int) -> tuple[dict, dict]:
   """Times N4; returns ratios and figures."""
   sides = {
@@ -195,22 +212,27 @@ def compare_n4(grids, repeats: int) -> tuple[dict, dict]:
 def compare_monai(files, folder, repeats: int) -> tuple[dict, dict]:
   """Times preparation; returns ratios and figures."""
   sides = {
-    "ours, no N4": Ours(files, folder, "none"),
-    "ours, N4 jax": Ours(files, folder, "jax"),
-    "MONAI, no N4": Monai(files, "none"),
-    "MONAI, N4 SimpleITK": Monai(files, "sitk"),
+    "ours, no N4": Clocked(Ours(files, folder, "none")),
+    "ours, N4 jax": Clocked(Ours(files, folder, "jax")),
+    "MONAI, no N4": Clocked(Monai(files, "none")),
+    "MONAI, N4 SimpleITK": Clocked(Monai(files, "sitk")),
   }
   seconds = alternate(sides, "run", repeats)
+  # Without the first run, which warms up.
+  cpu_seconds = {name: side.seconds[1:] for name, side in sides.items()}
   ratios, figures = {}, {}
   for key, ours, theirs in (
     ("prepare_vs_monai", "ours, no N4", "MONAI, no N4"),
     ("prepare_n4_vs_monai", "ours, N4 jax", "MONAI, N4 SimpleITK"),
   ):
     figures[key] = compare(seconds[ours], seconds[theirs])
-    ratios[key] = figures[key]["ratio"]
+    figures[f"{key}_cpu"] = compare(cpu_seconds[ours], cpu_seconds[theirs])
+    ratios |= {name: figures[name]["ratio"] for name in (key, f"{key}_cpu")}
   for name, times in seconds.items():
     figures[name] = len(files) / statistics.median(times)
-    print(f"{name:28}{figures[name]:10.2f} volumes/s")
+    cpu = statistics.median(cpu_seconds[name]) / len(files)
+    figures[f"{name}, CPU seconds a volume"] = cpu
+    print(f"{name:28}{figures[name]:10.2f} volumes/s {cpu:10.2f} CPU s each")
   return ratios, figures
 
 
