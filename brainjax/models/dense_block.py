@@ -29,9 +29,12 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
   fuse with what comes before.
   """
   kernel = kernel.astype(x.dtype)
-  height, width, _, _ = kernel.shape
+  height, width, inputs, outputs = kernel.shape
   if (height, width, stride) == (1, 1, 1):
-    return x @ kernel[0, 0]
+    # Of matrices: with more dimensions to sum over, XLA on a CPU would
+    # transpose both operands of the kernel's gradient.
+    y = x.reshape(-1, inputs) @ kernel[0, 0]
+    return y.reshape(*x.shape[:-1], outputs)
   return lax.conv_general_dilated(
     x,
     kernel,
@@ -176,9 +179,8 @@ def _backward(options, residuals, cotangents):
     d_y = batch_norm.add_through_statistics(
       d_y, y, given["norm2"], of_bottleneck, share
     )
-    # This way round, XLA transposes d_y for it, which has fewer channels.
-    d_conv1 = jnp.einsum("nhwo,nhwi->oi", d_y, a1).T[None, None]
-    d_a1 = d_y @ layer["conv1"]["kernel"][0, 0].astype(d_y.dtype).T
+    _, convolve_vjp = jax.vjp(convolve, a1, layer["conv1"]["kernel"])
+    d_a1, d_conv1 = convolve_vjp(d_y)
     d_x, d_norm1, of_inputs = batch_norm.normalise_vjp(
       d_a1, a1, x, given["norm1"], layer["norm1"], axis_name
     )
