@@ -168,6 +168,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   preparation.bias_field.tolerance = 1e-3  # change at which a level ends
   # "none", by their scanner coordinates, or "rigid": the motion is looked for
   preparation.registration = "none"  # of other modalities to the first
+  # A head to lay each scan upon, turned and shifted: "mni152" or a NIfTI file
+  preparation.template = ""  # "" = scans stay on their own grids
+  preparation.template_sha256 = ""  # of it; `prepare` fills it in
   preparation.plane = "axial"  # "axial" | "coronal" | "sagittal"
   preparation.height = 128  # pixels
   preparation.width = 128  # pixels

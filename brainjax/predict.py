@@ -256,8 +256,14 @@ def _content(
 
 
 def _file_slices(record: records.Record) -> list[tuple[int, int]]:
-  """Returns axis and index of each slice in the scanner file, both from 0."""
+  """Returns axis and index of each slice in the scanner file, both from 0.
+
+  Of a scan laid upon a template, in the template.
+  """
   geometry = record.geometry
+  if geometry.get("template"):
+    axis = AXES[geometry["plane"]].slice
+    return [(axis, index) for index in geometry["slice_index"]]
   axis_of_file = [axis for axis, _ in geometry["ras_from_file"]]
   axis = axis_of_file.index(AXES[geometry["plane"]].slice)
   return [

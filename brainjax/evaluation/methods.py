@@ -5,6 +5,7 @@ say other than what was done; what the files do not know, `claim.py` lists.
 """
 
 import collections
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -109,6 +110,12 @@ def _images(run: Run) -> Iterator[str]:
       "rigid": "The others of a scan were moved onto the first by rigid"
       " registration.",
     }[preparation["registration"]]
+  if preparation["template"]:
+    yield (
+      "Each scan was laid upon the template"
+      f" {pathlib.PurePath(preparation['template']).name} by rigid"
+      " registration, brain upon brain."
+    )
   field = preparation["bias_field"]
   if field["method"] == "none":
     yield "The bias field was not corrected."

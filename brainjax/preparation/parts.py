@@ -202,6 +202,8 @@ def _settings_of(job: Job) -> list[Any]:
   """Returns all but the files that decides a record."""
   settings = job.config.to_dict()
   del settings["shard_scans"]
+  if not settings["template"]:
+    del settings["template"], settings["template_sha256"]
   settings["modalities"] = modalities_of(job.manifest, job.config)
   return [*versions(), settings]
 

@@ -21,7 +21,13 @@ from typing import Any
 from brainjax import InputError, lock, records
 from brainjax.cohort.manifest import Manifest, read_manifest
 from brainjax.config import leaf_fields
-from brainjax.preparation import dask_cluster, parts, publishing, workers
+from brainjax.preparation import (
+  dask_cluster,
+  parts,
+  publishing,
+  template,
+  workers,
+)
 from brainjax.preparation.scan import check_config, modalities_of
 
 Run = Callable[[Sequence[parts.Job]], workers.Results[parts.Done]]
@@ -102,7 +108,7 @@ def prepare(
       scan could be prepared; in the last case nothing is left of what was
       not there before.
   """
-  manifest = _read(manifest_path, config)
+  manifest, config = _read(manifest_path, config)
   out, say = pathlib.Path(out), say or (lambda text: None)
 
   def run(jobs: Sequence[parts.Job]) -> workers.Results[parts.Done]:
@@ -149,7 +155,7 @@ def forecast(
   Raises:
     InputError: As `prepare`, as far as it can be known.
   """
-  manifest = _read(manifest_path, config)
+  manifest, config = _read(manifest_path, config)
   out = pathlib.Path(out)
   changes = []
   if out.exists():
@@ -172,11 +178,13 @@ def forecast(
   )
 
 
-def _read(manifest_path: str | os.PathLike[str], config: Any) -> Manifest:
+def _read(
+  manifest_path: str | os.PathLike[str], config: Any
+) -> tuple[Manifest, Any]:
   manifest = read_manifest(manifest_path)
   check_config(config)
   modalities_of(manifest, config)
-  return manifest
+  return manifest, template.pinned(config)
 
 
 def _with_absolute_paths(job: parts.Job) -> parts.Job:

@@ -1,7 +1,8 @@
-"""Where a participant moved between two images of one session.
+"""Where a participant moved between two images, or lies beside a template.
 
 A rigid motion is looked for that makes the mutual information of the two
-largest, from none at all, on grids of 8, 4 and 2 millimetres.
+largest, from none at all or from the centres of mass laid upon each other, on
+grids of 8, 4 and 2 millimetres.
 
 Source: Mattes et al. 2003, IEEE Trans. Med. Imaging 22:120, as in SimpleITK.
 """
@@ -18,12 +19,16 @@ _BINS = 32
 _ITERATIONS = 100
 
 
-def register(moving: Volume, fixed: Volume) -> np.ndarray | None:
+def register(
+  moving: Volume, fixed: Volume, *, centred: bool = False
+) -> np.ndarray | None:
   """Finds the rigid motion between two volumes; the same on every call.
 
   Args:
     moving: The volume that is to be brought onto the other.
     fixed: The other.
+    centred: Start with the centres of mass upon each other, and bound the
+      motion from there; for images that are not of one session.
 
   Returns:
     f64[4,4], millimetres in `fixed` to millimetres in `moving`; None if there
@@ -34,12 +39,14 @@ def register(moving: Volume, fixed: Volume) -> np.ndarray | None:
   # same terms in another order each time.
   sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
   try:
-    return _register(moving, fixed)
+    return _register(moving, fixed, centred)
   finally:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
-def _register(moving: Volume, fixed: Volume) -> np.ndarray | None:
+def _register(
+  moving: Volume, fixed: Volume, centred: bool
+) -> np.ndarray | None:
   """As `register`, with the threads that are set."""
   images = [_image(volume) for volume in (fixed, moving)]
   centre = images[0].TransformContinuousIndexToPhysicalPoint(
@@ -47,6 +54,15 @@ def _register(moving: Volume, fixed: Volume) -> np.ndarray | None:
   )
   motion = sitk.Euler3DTransform()
   motion.SetCenter(centre)
+  if centred:
+    motion = sitk.Euler3DTransform(
+      sitk.CenteredTransformInitializer(
+        *(_coarse(image, _GRIDS_MM[0]) for image in images),
+        motion,
+        sitk.CenteredTransformInitializerFilter.MOMENTS,
+      )
+    )
+  start_mm = np.array(motion.GetTranslation())
   method = sitk.ImageRegistrationMethod()
   method.SetMetricAsMattesMutualInformation(_BINS)
   method.SetMetricSamplingStrategy(method.NONE)
@@ -62,7 +78,7 @@ def _register(moving: Volume, fixed: Volume) -> np.ndarray | None:
     except RuntimeError:
       return None  # they do not overlap, or no longer do
   angles = np.degrees(motion.GetParameters()[:3])
-  shift_mm = np.linalg.norm(motion.GetParameters()[3:])
+  shift_mm = np.linalg.norm(motion.GetTranslation() - start_mm)
   if np.abs(angles).max() > MOST_DEGREES or shift_mm > MOST_MM:
     return None
   matrix = np.eye(4)

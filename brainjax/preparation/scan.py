@@ -18,6 +18,7 @@ from brainjax.preparation import (
   registration,
   search,
   slices,
+  template,
 )
 from brainjax.preparation.reading import read_mask, read_volume
 from brainjax.preparation.volume import ScanError, Volume, aligned
@@ -78,7 +79,7 @@ def prepare_scan(
 
   The first modality that is there gives the grid, the brain and the region;
   the others are brought onto its grid by their scanner coordinates, or by the
-  motion that registration finds besides.
+  motion that registration finds besides; with a template, all onto its grid.
 
   Args:
     manifest: The manifest.
@@ -108,11 +109,20 @@ def prepare_scan(
   for name in present[1:]:
     _check_kind(files[name][0], volumes[name], files[first][0], volume)
   motions = _motions(volumes, config)
+  to_volume: Mapping[str, np.ndarray | None] = motions
   mask_files = image_files(manifest, row, "mask")
   tumour = read_mask(mask_files, volume, spacing) if mask_files else None
   brain = _brain(image_files(manifest, row, "brain_mask"), volume, spacing)
 
+  impossible = _warnings(volume, brain)
   known = volume.affine is not None
+  if known and config.template:
+    placed, motion = template.place(volume, brain, config, files[first][0])
+    to_volume = template.through(motions, present[1:], motion)
+    brain = template.moved_mask(brain, volume, placed, motion)
+    if tumour is not None:
+      tumour = template.moved_mask(tumour, volume, placed, motion)
+    volume = volumes[first] = placed
   if not known and config.slices == "every":
     raise ScanError(
       files[first][0],
@@ -120,7 +130,7 @@ def prepare_scan(
     )
   found = None
   if known and config.crop == "region":
-    found = _search(volumes, motions, brain, config)
+    found = _search(volumes, volume, to_volume, brain, config)
   box = region.find_region(
     brain,
     volume.spacing_mm,
@@ -156,7 +166,7 @@ def prepare_scan(
       landmarks.append(np.zeros(len(intensity.LANDMARK_PERCENTILES)))
       moments.append((0.0, 0.0))
       continue
-    array, reached = aligned(volumes[name], volume, motions.get(name))
+    array, reached = aligned(volumes[name], volume, to_volume.get(name))
     inside = brain if reached is None else brain & reached
     # NIfTI's first axis runs fastest; this way round it is read in order.
     values = array.T[inside.T]
@@ -207,7 +217,7 @@ def prepare_scan(
     for name, motion in motions.items()
     if motion is None
   )
-  return Prepared(record, (*doubts, *unmoved, *_warnings(volume, brain)))
+  return Prepared(record, (*doubts, *unmoved, *impossible))
 
 
 def check_config(config: Any) -> None:
@@ -314,21 +324,21 @@ def _motions(
 
 def _search(
   volumes: Mapping[str, Volume],
-  motions: Mapping[str, np.ndarray | None],
+  reference: Volume,
+  to_volume: Mapping[str, np.ndarray | None],
   brain: np.ndarray,
   config: Any,
 ) -> np.ndarray:
   """Returns bool[X,Y,Z], what may be a tumour."""
-  first = next(iter(volumes.values()))
   fields = config.region.to_dict()
   del fields["margin"]
   return search.search(
     {
-      name: aligned(volume, first, motions.get(name))[0]
+      name: aligned(volume, reference, to_volume.get(name))[0]
       for name, volume in volumes.items()
     },
     brain,
-    first.spacing_mm,
+    reference.spacing_mm,
     region.AXES[config.plane],
     search.Rules(**fields),
   )

@@ -24,6 +24,9 @@ A record's geometry, in JSON:
     row, column      [offset, step] of `region.Region`
     region_found     whether there was a region to crop to; null if none was
                      looked for
+    template         of a scan laid upon one, null else: `shape` and
+                     `spacing_mm` of its grid, whose voxels stand for the RAS
+                     voxels above, and `file_from_voxel`, f64[4,4]
     motions          of other modalities that were registered, by name: from
                      millimetres of this file to theirs; null if none was found
 """
@@ -32,6 +35,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from nibabel import affines
 from scipy import sparse
 
 from brainjax.preparation.region import AXES, Axes, Region
@@ -132,7 +136,7 @@ def geometry_of(
   """Returns the geometry of a record, as this module describes it."""
   spacing = affine = None
   if volume.file_affine is not None:
-    spacing = volume.spacing_mm[volume.ras_from_file[:, 0]].tolist()
+    spacing = affines.voxel_sizes(volume.file_affine).tolist()
     affine = volume.file_affine.tolist()
   return {
     "source": "images" if affine is None else "volume",
@@ -144,11 +148,22 @@ def geometry_of(
     "slice_index": slice_index.tolist(),
     "row": list(region.row),
     "column": list(region.column),
+    "template": _template_of(volume),
     "region_found": None if found is None else bool(found.any()),
     "motions": {
       name: None if motion is None else motion.tolist()
       for name, motion in (motions or {}).items()
     },
+  }
+
+
+def _template_of(volume: Volume) -> dict[str, Any] | None:
+  if volume.file_from_voxel is None:
+    return None
+  return {
+    "shape": [int(n) for n in volume.array.shape],
+    "spacing_mm": volume.spacing_mm.tolist(),
+    "file_from_voxel": volume.file_from_voxel.tolist(),
   }
 
 
@@ -172,6 +187,9 @@ def pixel_to_file_voxel(
   ):
     offset, step = geometry[key]
     ras[axis] = offset + step * pixel
+  if geometry.get("template"):
+    matrix = geometry["template"]["file_from_voxel"]
+    return affines.apply_affine(np.array(matrix), ras)
   file_axis, flip = np.array(geometry["ras_from_file"]).T
   last = np.array(geometry["file_shape"]) - 1
   return np.where(flip > 0, ras[file_axis], last - ras[file_axis])
@@ -190,6 +208,9 @@ def file_voxel_to_pixel(
   last = np.array(geometry["file_shape"]) - 1
   ras = np.empty(3)
   ras[file_axis] = np.where(flip > 0, voxel, last - np.asarray(voxel))
+  if geometry.get("template"):
+    matrix = np.linalg.inv(geometry["template"]["file_from_voxel"])
+    ras = affines.apply_affine(matrix, np.asarray(voxel))
   index = geometry["slice_index"]
   s = np.interp(ras[axes.slice], index, np.arange(len(index)))
   row, column = (

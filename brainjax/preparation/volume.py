@@ -43,6 +43,8 @@ class Volume:
     image_shapes: Rows and columns of each 2-D image as it was, before those of
       another size were resized to the first's; empty for a volume.
     doubts: What is suspicious in the file, a sentence each.
+    file_from_voxel: f64[4,4], voxel of `array` to voxel of the file, of a scan
+      on another grid than its own; None if `ras_from_file` says it all.
   """
 
   array: np.ndarray
@@ -53,6 +55,7 @@ class Volume:
   ras_from_file: np.ndarray
   image_shapes: tuple[tuple[int, ...], ...] = ()
   doubts: tuple[str, ...] = ()
+  file_from_voxel: np.ndarray | None = None
 
 
 def volume_of(array: np.ndarray, affine: np.ndarray) -> Volume:

@@ -151,10 +151,13 @@ def _lengths(
     axes.column: (2, abs(geometry["column"][1])),
   }
   numbers = {}
+  template = geometry.get("template")
   for axis, direction in enumerate(_DIRECTIONS):
     mm = float(spacing[axis])
     numbers[f"spacing/{direction}"] = mm
     numbers[f"view/{direction}"] = mm * voxels[axis]
+    if template:
+      mm = template["spacing_mm"][axis]
     array_axis, size = pixels[axis]
     others = tuple({0, 1, 2} - {array_axis})
     inside = np.flatnonzero(brain.any(others))

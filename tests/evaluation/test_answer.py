@@ -66,7 +66,11 @@ def trained(head="lstm", seed=0, channels=1):
   rng = np.random.default_rng(seed)
   return Trained(
     workdir=pathlib.Path("run"),
-    facts={"classes": ("a", "b", "c")},
+    facts={
+      "classes": ("a", "b", "c"),
+      "modalities": ("t1",),
+      "intensity": None,
+    },
     model=model,
     variables=jax.tree.map(
       lambda leaf: np.float32(rng.normal(0, 0.7, leaf.shape)), shapes
@@ -177,7 +181,7 @@ def test_an_absent_modality_changes_nothing():
 
 def calibrated(model, temperature, threshold):
   fitted = {"step": 1, "temperature": temperature, "threshold": threshold}
-  facts = {"classes": ("a", "b", "c"), "positive": "", "calibration": fitted}
+  facts = {**model.facts, "positive": "", "calibration": fitted}
   return dataclasses.replace(model, facts=facts)
 
 
