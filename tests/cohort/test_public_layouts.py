@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 
@@ -65,12 +66,23 @@ def test_ixi(tmp_path):
   assert set(cells(rows, "label", "source")) == {("normal", "IXI")}
 
 
-def test_the_table_of_ixi_may_be_absent_but_not_unread(tmp_path):
+def test_the_table_of_ixi_as_it_is_published(tmp_path):
   root = make(tmp_path, *IXI)
   assert not read(root, "ixi")[0].keys() & {"age", "sex"}
-  make(root, "IXI.xls")
-  with pytest.raises(InputError, match="IXI.xls: .*; save the table as CSV"):
-    LAYOUTS["ixi"](root)
+  workbook = pathlib.Path(__file__).with_name("ixi.xls")
+  shutil.copy(workbook, root / "IXI.xls")
+  published = read(root, "ixi")
+  (root / "IXI.csv").write_text(IXI_TABLE)
+  assert published == read(root, "ixi")
+
+
+def test_a_damaged_table_of_ixi_is_refused(tmp_path):
+  root = make(tmp_path, *IXI)
+  workbook = pathlib.Path(__file__).with_name("ixi.xls").read_bytes()
+  for content in (b"", workbook[:900], workbook[:3000], b"IXI_ID,AGE"):
+    (root / "IXI.xls").write_bytes(content)
+    with pytest.raises(InputError, match="IXI.xls: no Excel 97 workbook"):
+      LAYOUTS["ixi"](root)
 
 
 def brats_case(folder, case, *kinds, ending=".nii.gz"):

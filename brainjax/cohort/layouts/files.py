@@ -7,6 +7,8 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping
 
+import xlrd
+
 from brainjax import InputError
 
 Rows = list[dict[str, str]]
@@ -114,10 +116,10 @@ def filled(
 
 
 def read_table(file: pathlib.Path, key: str) -> dict[str, dict[str, str]]:
-  """Reads a CSV table of cases.
+  """Reads a table of cases.
 
   Args:
-    file: The table, in UTF-8.
+    file: CSV in UTF-8, or the first sheet of an Excel 97 workbook (`.xls`).
     key: The column of the ids; columns are told apart without their case.
 
   Returns:
@@ -127,13 +129,7 @@ def read_table(file: pathlib.Path, key: str) -> dict[str, dict[str, str]]:
   Raises:
     InputError: It is no such table.
   """
-  try:
-    text = file.read_text("utf-8-sig")
-    lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-  except (csv.Error, UnicodeDecodeError, OSError) as error:
-    raise InputError(
-      f"{file}: no CSV in UTF-8 ({error}); save it as such"
-    ) from None
+  lines = _workbook(file) if file.suffix.lower() == ".xls" else _csv(file)
   columns = [name.strip().casefold() for name in lines[0]] if lines else []
   if key.casefold() not in columns:
     raise InputError(
@@ -156,6 +152,29 @@ def read_table(file: pathlib.Path, key: str) -> dict[str, dict[str, str]]:
       for name, text in facts.items()
     }
   return table
+
+
+def _csv(file: pathlib.Path) -> list[list[str]]:
+  try:
+    text = file.read_text("utf-8-sig")
+    return list(csv.reader(io.StringIO(text, newline=""), strict=True))
+  except (csv.Error, UnicodeDecodeError, OSError) as error:
+    raise InputError(
+      f"{file}: no CSV in UTF-8 ({error}); save it as such"
+    ) from None
+
+
+def _workbook(file: pathlib.Path) -> list[list[str]]:
+  try:
+    sheet = xlrd.open_workbook(file, logfile=io.StringIO()).sheet_by_index(0)
+    return [
+      [str(cell) for cell in sheet.row_values(row)]
+      for row in range(sheet.nrows)
+    ]
+  except Exception as error:  # xlrd raises all kinds on what is damaged
+    raise InputError(
+      f"{file}: no Excel 97 workbook ({error}); save it as CSV"
+    ) from error
 
 
 def newest_table(top: pathlib.Path, pattern: str) -> pathlib.Path | None:

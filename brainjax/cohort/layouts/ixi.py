@@ -2,7 +2,7 @@
 
 brain-development.org/ixi-dataset, CC BY-SA 3.0. The archives unpack to flat
 folders of `IXI<id>-<site>-<scan>-<modality>.nii.gz`. Age and sex are in
-`IXI.xls`, which has to be saved as `IXI.csv`.
+`IXI.xls`.
 
 Traps: each hospital has its own scanner; the heads have their skulls; the sets
 of T1 and T2 differ; IXI_ID repeats in the table, or lacks an age.
@@ -39,8 +39,8 @@ def read_ixi(
   """Reads the IXI set into manifest rows.
 
   Args:
-    root: Folder of the unpacked archives, at any depth, with `IXI.csv` beside
-      them or without.
+    root: Folder of the unpacked archives, at any depth, with `IXI.xls`, or
+      the same as `IXI.csv`, beside them or without.
 
   Returns:
     Rows, a person's visit each, and their columns; every label is "normal".
@@ -72,14 +72,10 @@ def read_ixi(
 
 def _demographics(top: pathlib.Path) -> dict[int, dict[str, str]]:
   """Returns age and sex by the number of the person."""
-  table = files.newest_table(top, r"IXI\.csv")
+  table = files.newest_table(top, r"IXI\.csv") or files.newest_table(
+    top, r"IXI\.xls"
+  )
   if table is None:
-    excel = files.newest_table(top, r"IXI\.xlsx?")
-    if excel:
-      raise InputError(
-        f"{excel}: age and sex are read from IXI.csv; save the table as CSV"
-        " beside it, or take it away to go without"
-      )
     return {}
   facts = {}
   for person, cells in files.read_table(table, "IXI_ID").items():
