@@ -72,6 +72,10 @@ def print_scores(split: str, scores) -> None:
   for name, score in scores.items():
     if isinstance(score, dict) and "value" in score:
       table.add_row(name, verdict.score_text(score))
+  scans = scores.get("scans")
+  if scans:
+    text = verdict.score_text(scans["accuracy"])
+    table.add_row(f"accuracy of each of {scans['n']} scans", text)
   for name, score in scores.get("reconstruction", {}).items():
     if name.startswith("psnr"):
       table.add_row(f"{name}, dB", verdict.score_text(score))

@@ -78,6 +78,7 @@ def evaluate(workdir: pathlib.Path, split: str = "test") -> dict[str, Any]:
   scores["calibration"] = calibrated
   scores["classes"] = list(experiment.classes)
   scores |= {"step": step, **look}
+  scores["scans"] = scoring.score_scans(experiment, subset, log_probabilities)
   if not scoring.patients_known(experiment.record_set.rows):
     scores["patients_known"] = False
   scores |= scoring.score_probes(experiment, subset)

@@ -57,6 +57,28 @@ def score(
   )
 
 
+def score_scans(
+  experiment: Experiment, subset: np.ndarray, log_probabilities: np.ndarray
+) -> dict[str, Any]:
+  """Scores each scan for itself; intervals are over groups nevertheless.
+
+  Returns:
+    As `score`, with n scans; {} if nobody has several, for then it is `score`.
+  """
+  rows = [experiment.record_set.rows[i] for i in subset]
+  if len({row["participant_id"] for row in rows}) == len(rows):
+    return {}
+  return statistics.score_with_intervals(
+    np.exp(log_probabilities),
+    experiment.targets[subset],
+    [row["group_id"] for row in rows],
+    positive=experiment.positive,
+    negative=experiment.negative,
+    resamples=experiment.config.eval.resamples,
+    seed=experiment.config.eval.seed,
+  )
+
+
 def score_probes(experiment: Experiment, subset: np.ndarray) -> dict[str, Any]:
   """Scores the shortcut probes like the model, on the same participants.
 

@@ -71,6 +71,15 @@ def test_every_scan_of_the_split_is_scored_once(workdir, scores):
   assert not [row for row in rows if row["split"] == "train"]
 
 
+def test_each_scan_is_scored_for_itself_too(workdir, scores):
+  rows = [r for r in read(workdir / "predictions.csv") if r["split"] == "test"]
+  right = [row["true_label"] == row["predicted_label"] for row in rows]
+  found = scores["scans"]
+  assert found["n"] == len(rows) > scores["n"]
+  assert found["accuracy"]["value"] == pytest.approx(np.mean(right))
+  assert found["accuracy"]["low"] < found["accuracy"]["value"]
+
+
 def test_columns_and_probabilities(workdir, scores):
   rows = read(workdir / "predictions.csv")
   assert list(rows[0]) == [
