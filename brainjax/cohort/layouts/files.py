@@ -166,7 +166,9 @@ def _csv(file: pathlib.Path) -> list[list[str]]:
 
 def _workbook(file: pathlib.Path) -> list[list[str]]:
   try:
-    sheet = xlrd.open_workbook(file, logfile=io.StringIO()).sheet_by_index(0)
+    sheet = xlrd.open_workbook(str(file), logfile=io.StringIO()).sheet_by_index(
+      0
+    )
     return [
       [str(cell) for cell in sheet.row_values(row)]
       for row in range(sheet.nrows)
