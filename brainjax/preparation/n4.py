@@ -13,6 +13,7 @@ Source: Tustison et al. 2010, IEEE Trans. Med. Imaging 29:1310; Sled et al.
 """
 
 import contextlib
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ class _Volumes(NamedTuple):
 
 def on_cpu() -> contextlib.AbstractContextManager[Any]:
   """Fits on the CPU within, unless JAX_PLATFORMS names others alone."""
-  platforms = jax.config.read("jax_platforms")
+  platforms = os.environ.get("JAX_PLATFORMS")
   if platforms and "cpu" not in platforms.split(","):
     return contextlib.nullcontext()
   return jax.default_device(jax.local_devices(backend="cpu")[0])

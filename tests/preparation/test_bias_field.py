@@ -76,7 +76,7 @@ def test_field_lies_right_on_a_finer_grid():
 
 
 @pytest.mark.parametrize(
-  ("platforms", "number"), [(None, 0), ("cuda,cpu", 0), ("cuda", 3)]
+  ("platforms", "number"), [("", 0), ("cuda,cpu", 0), ("cuda", 3)]
 )
 def test_it_is_fitted_on_the_cpu_unless_told_otherwise(
   platforms, number, monkeypatch
@@ -88,7 +88,7 @@ def test_it_is_fitted_on_the_cpu_unless_told_otherwise(
     return np.zeros((1, 5, 5, 5), np.float32)
 
   monkeypatch.setattr(n4, "fit_lattices", fit_lattices)
-  monkeypatch.setattr(jax.config, "read", lambda name: platforms)
+  monkeypatch.setenv("JAX_PLATFORMS", platforms)
   other = jax.devices("cpu")[3]  # stands for an accelerator
   array, _, field = _head()
   with jax.default_device(other):
