@@ -306,7 +306,7 @@ def test_manifest_labels_and_masks_are_not_looked_at(run, tmp_path):
     (tmp_path / name).write_text("no image")
   good = run.scans / "p1.nii"
   rows = [
-    {"participant_id": "a/b", "t1": str(good), "mask": "mask.nii"},
+    {"participant_id": "a b", "t1": str(good), "mask": "mask.nii"},
     {"participant_id": "c", "t1": "bad.nii"},
   ]
   rows = [r | {"session_id": "1", "source": "here", "label": ""} for r in rows]
@@ -325,7 +325,7 @@ def test_manifest_labels_and_masks_are_not_looked_at(run, tmp_path):
   assert len(seen) == 2
   (row,) = read_rows(out / "predictions.csv")
   kept = [row[name] for name in ("participant_id", "session_id", "source")]
-  assert kept == ["a/b", "1", "here"]
+  assert kept == ["a b", "1", "here"]
   assert row["scan"] == "a_b_1"
   assert list(row)[3:6] == ["predicted_label", "proba_normal", "proba_tumour"]
   (rejected,) = read_rows(out / "rejected.csv")
