@@ -90,6 +90,15 @@ def test_convolution_is_that_of_a_volume():
     assert found.mask.shape == expected.shape[:2] and found.mask.all()
 
 
+def test_the_last_slice_of_an_odd_number_is_averaged_alone():
+  values = jnp.array([1.0, 2.0, 4.0, 0.0]).reshape(1, 4, 1, 1, 1)
+  values = jnp.broadcast_to(values, (1, 4, 2, 2, 1))
+  mask = jnp.array([[True, True, True, False]])
+  found = densenet3d._average_pool(densenet3d._Slices(values, mask))
+  np.testing.assert_allclose(found.values.ravel(), [1.5, 4.0])
+  assert found.mask.all()
+
+
 def test_what_lies_beyond_a_scan_changes_nothing_to_the_bit():
   filled = np.where(MASK[..., None, None, None], volumes(), np.nan)
   zeros = np.where(MASK[..., None, None, None], volumes(), 0)
