@@ -202,8 +202,17 @@ def _settings_of(job: Job) -> list[Any]:
   """Returns all but the files that decides a record."""
   settings = job.config.to_dict()
   del settings["shard_scans"]
+  # What the choices leave unused makes no other record.
   if not settings["template"]:
     del settings["template"], settings["template_sha256"]
+  if settings["crop"] != "region":
+    del settings["region"]
+  if settings["slices"] != "uniform":
+    del settings["num_slices"]
+  if settings["slices"] != "every":
+    del settings["every_mm"]
+  if settings["bias_field"]["method"] == "none":
+    settings["bias_field"] = {"method": "none"}
   settings["modalities"] = modalities_of(job.manifest, job.config)
   return [*versions(), settings]
 

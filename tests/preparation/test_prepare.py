@@ -612,3 +612,19 @@ def test_countestimate_the_same_bias_fields(tmp_path):
   assert not fields[2, "sitk"].keys() & fields[2, "jax"].keys()
   assert fields[2, "jax"] == fields[1, "jax"]
   assert _hashes(tmp_path / "by_1") == _hashes(tmp_path / "by_2")
+
+
+def test_settings_that_are_not_used_make_no_other_key(tmp_path):
+  table = manifest.read_manifest(_cohort(tmp_path, count=1, bad=()))
+
+  def key(**fields):
+    config = tiny_head.settings(**fields)
+    return parts._settings_of(parts.Job(table, config, tmp_path, ()))
+
+  region, field = {"t2": 0.5}, {"grid_mm": 5.0}
+  assert key() == key(every_mm=3.0, region=region, bias_field=field)
+  assert key(slices="all") == key(slices="all", num_slices=3)
+  assert key() != key(num_slices=3)
+  assert key(slices="every") != key(slices="every", every_mm=3.0)
+  assert key(crop="region") != key(crop="region", region=region)
+  assert key(bias_field=N4) != key(bias_field=N4 | field)
