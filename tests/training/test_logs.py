@@ -152,6 +152,7 @@ def test_the_loop_logs_the_share_of_idle_time(tmp_path, slow):
     ),
     training_batches=source,
     train_step=step,
+    throughput=None,
     state=None,
   )
   console = rich.console.Console(file=io.StringIO())
