@@ -204,8 +204,11 @@ prepare_row = parts.prepare_row
 
 def _kill_worker(job):
   if job.manifest.rows[0]["participant_id"] == "p2":
-    # After the others, which take a few milliseconds.
-    time.sleep(0.5)
+    deadline = time.monotonic() + 60
+    while len(list((job.out / "parts").glob("*.json"))) < 2:
+      assert time.monotonic() < deadline
+      time.sleep(0.05)
+    time.sleep(0.5)  # until the parent has heard of those before
     os.kill(os.getpid(), signal.SIGKILL)
   return prepare_row(job)
 
@@ -249,7 +252,7 @@ if __name__ == "__main__":
 """)
   process = subprocess.run(
     [sys.executable, script],
-    timeout=30,
+    timeout=120,
     start_new_session=True,
     capture_output=True,
     text=True,

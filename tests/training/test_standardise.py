@@ -234,6 +234,7 @@ def test_restart_keeps_the_scale_of_the_first_start(tmp_path):
   scale = json.loads(json.dumps(first.intensity))
   scale["values"]["t1"][1] += 0.25
   content = {"schema_version": 3, "model": {}, "intensity": scale}
+  content["records_sha256"] = first.record_set.sha256
   (tmp_path / "run" / "model.json").write_text(json.dumps(content))
   again = experiment.resolve(config, tmp_path / "run", 1)
   assert again.intensity["values"]["t1"] == tuple(scale["values"]["t1"])
