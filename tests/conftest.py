@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 import brainjax
 
@@ -13,6 +14,11 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
   pathlib.Path(__file__).parent.parent / ".cache" / "compiled"
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+# A shell starts what runs in the background deaf to Ctrl-C; so would be all
+# that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax  # noqa: E402  (after the environment is set)
 import pytest  # noqa: E402
