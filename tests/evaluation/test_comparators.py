@@ -66,7 +66,11 @@ def run(tmp_path, monkeypatch):
   monkeypatch.setattr(
     trained,
     "load_trained",
-    lambda workdir: types.SimpleNamespace(step=7, checkpoint_sha256="c"),
+    lambda workdir: types.SimpleNamespace(
+      step=7,
+      checkpoint_sha256="c",
+      model=types.SimpleNamespace(reads_volumes=False),
+    ),
   )
   monkeypatch.setattr(
     comparators,
