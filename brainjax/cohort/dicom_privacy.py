@@ -32,7 +32,7 @@ def masked(path: str, traces: Traces) -> tuple[str, str]:
   for name, pattern in traces:
     path, count = pattern.subn("?", path)
     found += [name] * bool(count)
-  return " and the ".join(found), path
+  return " and the ".join(dict.fromkeys(found)), path
 
 
 @functools.cache  # a series has one header a file

@@ -14,6 +14,7 @@ PatientID, the name or the day of the study, the tree is refused.
 import collections
 import contextlib
 import hmac
+import itertools
 import os
 import pathlib
 import secrets
@@ -157,7 +158,7 @@ def _check_paths(
     top: The tree; its name is written as well.
     start: What paths are written relative to.
   """
-  everyone = tuple({t for traces in traces_of.values() for t in traces})
+  everyone = tuple(dict.fromkeys(itertools.chain(*traces_of.values())))
   pairs = ((cell, traces_of.get(file, ())) for file, cell in written.items())
   for cell, own in dict.fromkeys(pairs):
     traces = own or everyone  # nobody knows whose a damaged file is
