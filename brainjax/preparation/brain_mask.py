@@ -21,9 +21,6 @@ IMAGE_MM = 240.0  # side of a 2-D image, for want of its spacing
 CLOSING_MM = 4.0  # half the width of the sulci that are closed
 MAX_STEPS = 10  # voxels that a mask is grown by, shift by shift
 
-_IN_PLANE = np.zeros((3, 3, 3), bool)  # [Z,Y,X], neighbours within a slice
-_IN_PLANE[1, :, 1] = _IN_PLANE[1, 1, :] = True
-
 
 def brain_mask(volume: Volume) -> np.ndarray:
   """Finds the brain.
@@ -134,11 +131,14 @@ def tissue_mask(array: np.ndarray) -> np.ndarray:
 
 def _threshold(array: np.ndarray) -> float:
   """Returns what lies between tissue and all that is darker."""
-  values = np.sort(array, None)
+  values = np.sort(array.ravel("K"))
   low, tail = intensity.percentiles(values, (1, 99))
   if low == tail:
     return low
-  scaled = np.clip((values.astype(np.float64) - low) / (tail - low), 0, 1)
+  scaled = values.astype(np.float64)
+  scaled -= low
+  scaled /= tail - low
+  np.clip(scaled, 0, 1, out=scaled)
   ends = np.arange(1, 257) / 256  # where the next bin starts
   counts = np.diff(
     np.searchsorted(scaled, ends[:-1]), prepend=0, append=len(scaled)
@@ -147,12 +147,13 @@ def _threshold(array: np.ndarray) -> float:
   # Otsu 1979, IEEE Trans. SMC 9:62. Fat and contrast agent pull it above grey
   # matter, so it only finds tissue, and half of tissue's median decides.
   otsu = skimage.filters.threshold_otsu(hist=histogram)
-  threshold = 0.5 * np.median(scaled[scaled >= otsu])
+  # Of ascending values, each class is a stretch.
+  threshold = 0.5 * np.median(scaled[np.searchsorted(scaled, otsu) :])
   if np.count_nonzero(counts) > 2:
     # Liao et al. 2001, J. Inf. Sci. Eng. 17:713. Where fat is most of that
     # tissue, the brain is the middle one of three classes.
     lower, upper = skimage.filters.threshold_multiotsu(hist=histogram)
-    middle = scaled[(scaled >= lower) & (scaled < upper)]
+    middle = scaled[slice(*np.searchsorted(scaled, (lower, upper)))]
     threshold = min(threshold, 0.75 * np.median(middle))
   return float(low + threshold * (tail - low))
 
@@ -184,24 +185,29 @@ def _filled(mask: np.ndarray) -> np.ndarray:
   # NIfTI's first axis runs fastest, for which SciPy and NumPy's padding take
   # several times as long.
   inner = mask[box].T
-  depth, height, width = inner.shape
-  padded = np.ones((depth, height + 2, width + 2), bool)
-  np.logical_not(inner, out=padded[:, 1:-1, 1:-1])
-  labels = _labels(padded, _IN_PLANE)
-  # The padding's component in each slice.
-  outside = labels[:, :1, :1]
   filled = np.zeros_like(mask)
-  np.not_equal(labels, outside, out=padded)
-  filled[box] = padded[:, 1:-1, 1:-1].T
+  _, height, width = inner.shape
+  air = np.ones((height + 2, width + 2), bool)
+  labels = np.empty(air.shape, np.int32)
+  within = slice(1, -1)
+  for plane, target in zip(inner, filled[box].T, strict=True):
+    np.logical_not(plane, out=air[within, within])
+    ndimage.label(air, output=labels)
+    # What is not of the padding's component.
+    np.not_equal(labels[within, within], labels[0, 0], out=target)
   return filled
 
 
 def bounds(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
   """Returns the box around a mask, widened but clipped to the array."""
+  # Once along the longest steps in memory: the other axes need no more.
+  longest = int(np.argmax(mask.strides))
+  along = mask.any(tuple(a for a in range(mask.ndim) if a != longest))
+  flat = np.expand_dims(mask.any(longest), longest)
   box = []
   for axis in range(mask.ndim):
     others = tuple(other for other in range(mask.ndim) if other != axis)
-    inside = np.flatnonzero(mask.any(others))
+    inside = np.flatnonzero(along if axis == longest else flat.any(others))
     first, last = int(inside[0]), int(inside[-1])
     box.append(slice(max(first - margin, 0), last + 1 + margin))
   return tuple(box)
@@ -283,10 +289,8 @@ def _reached(
   return bits.view(bool).reshape(padded.shape)[inner].reshape(mask.shape)
 
 
-def _labels(
-  mask: np.ndarray, neighbours: np.ndarray | None = None
-) -> np.ndarray:
+def _labels(mask: np.ndarray) -> np.ndarray:
   """Numbers the connected components of a mask from 1."""
   labels = np.empty(mask.shape, np.int32)
-  ndimage.label(mask, neighbours, output=labels)
+  ndimage.label(mask, output=labels)
   return labels

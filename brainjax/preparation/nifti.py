@@ -9,6 +9,7 @@ from typing import BinaryIO
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from nibabel import orientations
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
@@ -22,6 +23,7 @@ NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".mha", ".mhd")
 _MAX_HEADER = 2**24  # bytes in front of the voxels, extensions included
 _SLACK = 2**24  # bytes behind the voxels that nobody declared
+_PIECE = 2**18  # bytes of voxels to read at once
 _MAX_LINES = 1000  # of a header in text
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NOT_DEFLATE: type[Exception] = zlib_ng.error  # type: ignore
@@ -73,26 +75,26 @@ def read_nifti(
     zipped=zipped,
     what=f"{shape} voxels of {dtype}",
   )
-  offset = proxy.offset + index * one
+  affine = np.array(image.affine, np.float64)
   try:
     with _opened(file, zipped) as stream:
       with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # As written: nibabel turns a spacing of 0 into 1.
         header = type(image.header).from_fileobj(stream, check=False)
-      with np.errstate(over="ignore", invalid="ignore"):  # beyond f32: inf
-        voxels = _voxels(stream, shape[:3], dtype, offset)
-        scaled = apply_read_scaling(voxels, proxy.slope, proxy.inter)
-        array = scaled.astype(np.float32, copy=False)
+      if spacing_mm is not None:
+        affine = limits.respaced(affine, shape[:3], np.array(spacing_mm))
+      elif header["sform_code"] == 0 and not header["pixdim"][1:4].all():
+        raise ScanError(file, f"a spacing of 0 mm; {limits.MEND_SPACING}")
+      limits.check_affine(file, affine)
+      array = _empty_for(affine, shape[:3])
+      stream.seek(proxy.offset + index * one)
+      _fill(array, stream, dtype, proxy)
       _read_to_end(file, stream, count * one + _SLACK)
+  except ScanError:
+    raise
   except _DAMAGED as error:
     raise ScanError(file, f"damaged: {error}") from error
-  affine = np.array(image.affine, np.float64)
-  if spacing_mm is not None:
-    affine = limits.respaced(affine, shape[:3], np.array(spacing_mm))
-  elif header["sform_code"] == 0 and not header["pixdim"][1:4].all():
-    raise ScanError(file, f"a spacing of 0 mm; {limits.MEND_SPACING}")
-  limits.check_affine(file, affine)
   return limits.finite(file, array), affine
 
 
@@ -157,25 +159,40 @@ def _index_of(
   return int(selector), count
 
 
-def _voxels(
-  stream: BinaryIO, shape: Sequence[int], dtype: np.dtype, offset: int
-) -> np.ndarray:
-  """Reads voxels as they are stored.
+def _empty_for(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+  """Returns f32[...] to be filled, in the file's order.
 
-  Straight into an array of NumPy's: nibabel fills a bytearray with zeros
-  first, which takes as long as unpacking a fifth of the file.
+  In memory its axes run the way that RAS+ has them, so that `volume_of` need
+  not copy it.
   """
-  stream.seek(offset)
-  content = np.empty(int(np.prod(shape)) * dtype.itemsize, np.uint8)
-  left = content.data
-  while len(left):
-    count = stream.readinto(left)  # type: ignore
-    if not count:
-      raise EOFError(
-        f"{len(content)} bytes of voxels expected, {len(left)} missing"
-      )
-    left = left[count:]
-  return content.view(dtype).reshape(shape, order="F")
+  _, signs = orientations.io_orientation(affine).T
+  backwards = tuple(slice(None, None, int(sign)) for sign in signs)
+  return np.empty(shape, np.float32, order="F")[backwards]
+
+
+def _fill(
+  array: np.ndarray, stream: BinaryIO, dtype: np.dtype, proxy: ArrayProxy
+) -> None:
+  """Reads voxels, scales them and turns them to f32, a few slices at a time.
+
+  What is read is thus still in the processor's cache when it is turned; and
+  gzip makes an object of all that it is asked for at once.
+  """
+  row_bytes = array.shape[0] * array.shape[1] * dtype.itemsize
+  step = max(1, _PIECE // row_bytes)
+  buffer = np.empty(min(step, array.shape[2]) * row_bytes, np.uint8)
+  for start in range(0, array.shape[2], step):
+    part = array[:, :, start : start + step]
+    content = buffer[: part.size * dtype.itemsize]
+    left = content.data
+    while len(left):
+      count = stream.readinto(left)  # type: ignore
+      if not count:
+        raise EOFError(f"slice {start} of {array.shape[2]} is not all there")
+      left = left[count:]
+    voxels = content.view(dtype).reshape(part.shape, order="F")
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond f32: inf
+      part[...] = apply_read_scaling(voxels, proxy.slope, proxy.inter)
 
 
 def _opened(file: pathlib.Path, zipped: bool) -> BinaryIO:
