@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from brainjax.audit.describe import Scan
+from brainjax.cohort.layouts.folders import PARTITIONS
 
 _CATEGORIES = 12  # numbers of so few values are categories as well
 _BINS = 6
@@ -119,6 +120,10 @@ def id_form(participant_id: str, label: str = "") -> str:
       their class did not thereby take them from another hospital.
   """
   name = participant_id
+  if label:
+    # What `layouts/folders.py` puts in front is of no hospital.
+    parts = rf"((?:{'|'.join(PARTITIONS)})-)?{re.escape(label)}-"
+    name = re.sub(rf"^{parts}", "", name, flags=re.IGNORECASE)
   # Digits or a letter or two would be found in many an id by chance.
   if len(label) >= 3 and not label.isdecimal():
     edge = r"[^\W_]" if re.search(r"\d", label) else r"[^\W\d_]"

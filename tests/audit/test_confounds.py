@@ -69,6 +69,9 @@ def test_ids_that_hold_their_label_say_nothing():
     ("grade12", "grade1", "grade#2"),
     ("glioma12", "glioma", "#2"),
     ("GRADE1_2", "grade1", "_#1"),
+    ("Testing-no-image(12)", "no", "image(#2)"),
+    ("no-image(12)", "no", "image(#2)"),
+    ("Testing-image(12)", "no", "Testing-image(#2)"),
   ],
 )
 def test_a_label_is_left_out_of_an_id_only_as_a_word(participant, label, form):

@@ -1,6 +1,7 @@
 import pytest
 
 from brainjax import InputError
+from brainjax.audit import facts
 from brainjax.cohort import manifest
 from brainjax.cohort.layouts import LAYOUTS, folders
 
@@ -66,6 +67,7 @@ def test_a_relative_root_gives_absolute_paths(tmp_path, monkeypatch):
       "normal/001.nii: participant '001' is .*glioma/001.nii",
     ),
     (("glioma/p1.nii", "glioma/p1.nii.gz"), "participant 'p1'"),
+    (("glioma/1.png", "glioma/1.jpg"), "participant 'glioma-1'"),
   ],
 )
 def test_another_layout_is_refused_with_what_was_found(
@@ -111,6 +113,25 @@ def test_pictures_on_their_own_are_of_unknown_people(tmp_path):
     ("Tr-gl_0010", "glioma", "Training/glioma/Tr-gl_0010.jpg", "false"),
     ("Tr-no_0010", "notumor", "Training/notumor/Tr-no_0010.jpg", "false"),
   ]
+
+
+def test_pictures_of_one_name_are_named_after_their_folders(tmp_path):
+  names = {
+    "Testing/glioma/image(1).jpg": "Testing-glioma-image(1)",
+    "Testing/no/p1/1.png": "p1",
+    "Training/glioma/image(1).jpg": "Training-glioma-image(1)",
+    "Training/no/image(1).jpg": "Training-no-image(1)",
+    "Training/no/image(2).jpg": "Training-no-image(2)",
+  }
+  rows, _ = folders.read_folders(make(tmp_path / "kaggle", *names))
+  assert [row["participant_id"] for row in rows] == list(names.values())
+  rows, _ = folders.read_folders(
+    make(tmp_path / "flat", "glioma/1.png", "no/1.png")
+  )
+  assert [row["participant_id"] for row in rows] == ["glioma-1", "no-1"]
+  # The audit sees the name that the picture had, not what its class added.
+  forms = {facts.id_form(r["participant_id"], r["label"]) for r in rows}
+  assert forms == {"#1"}
 
 
 def test_a_folder_of_dicom_files_is_a_scan(tmp_path):

@@ -190,6 +190,17 @@ def test_block_means_are_those_of_scikit_image(factors):
   np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_bounds_do_not_hang_on_the_order_in_memory(axes):
+  mask = np.zeros((5, 6, 7), bool)
+  mask[1, 2, 5] = mask[3, 2, 4] = True
+  laid = np.ascontiguousarray(mask.transpose(axes)).transpose(np.argsort(axes))
+  wanted = (slice(1, 4), slice(2, 3), slice(4, 6))
+  assert brain_mask.bounds(laid) == wanted
+  assert brain_mask.bounds(laid[::-1]) == wanted
+  assert brain_mask.bounds(laid[1]) == (slice(2, 3), slice(5, 6))
+
+
 def test_bounds_hold_all_of_the_mask_and_stop_at_the_start():
   mask = np.zeros((5, 6, 7), bool)
   mask[1, 2, 6] = mask[3, 4, 6] = True

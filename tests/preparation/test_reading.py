@@ -43,7 +43,11 @@ def _write_matlab(path, **fields):
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LAS", "LPI", "SRP", "PIL"])
-def test_every_orientation_gives_the_same_ras_volume(tmp_path, codes):
+@pytest.mark.parametrize("piece", [1, 170, 2**18])
+def test_every_orientation_gives_the_same_ras_volume(
+  tmp_path, monkeypatch, codes, piece
+):
+  monkeypatch.setattr(nifti, "_PIECE", piece)  # bytes; a slice has 60 to 84
   array, affine = _array(), np.diag([1.0, 2.0, 3.0, 1.0])
   ornt = nib.orientations.axcodes2ornt(codes)
   turn = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], ornt)
@@ -56,6 +60,9 @@ def test_every_orientation_gives_the_same_ras_volume(tmp_path, codes):
   np.testing.assert_allclose(volume.spacing_mm, [1, 2, 3])
   assert volume.file_shape == turned.shape
   assert volume.array.dtype == np.float32
+  assert min(volume.array.strides) > 0
+  # As it came from the file: turning it round took no copy.
+  assert volume.array.base is not None
 
 
 def test_scaling_of_the_header_is_applied(tmp_path):

@@ -9,9 +9,12 @@ PNG or JPEG files that lie in a class folder themselves, as in the collections
 of slices on Kaggle, are a scan each, and nobody knows whose: their column
 `patient_id_known` is "false", so that no result claims to be one of patients.
 A level of `Training` and `Testing` above the classes is passed through; it is
-no split to keep, since slices of one person may lie on both sides.
+no split to keep, since slices of one person may lie on both sides. Where two
+such files have one name, all of them are named after their folders as well, as
+in `Testing-glioma-image(1)`.
 """
 
+import collections
 import os
 import pathlib
 import re
@@ -22,7 +25,7 @@ from brainjax.cohort.layouts.files import folder_of, found, visible, walk
 
 _VOLUME = re.compile(r"\.(nii(\.gz)?|nrrd|mha|mhd)$", re.IGNORECASE)
 _PICTURE = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
-_PARTITIONS = {"training", "testing", "train", "test", "val", "validation"}
+PARTITIONS = ("training", "testing", "train", "test", "val", "validation")
 _EXPECTED = (
   "ROOT/<label>/<participant>.nii[.gz] (or .png, .jpg, .nrrd, .mha), or a"
   " folder with one such volume, a DICOM series or PNG or JPEG slices"
@@ -51,7 +54,7 @@ def read_folders(
     )
   top = folder_of(root, _EXPECTED)
   classes = [path for path in visible(top) if path.is_dir()]
-  if classes and {path.name.casefold() for path in classes} <= _PARTITIONS:
+  if classes and all(path.name.casefold() in PARTITIONS for path in classes):
     classes = [
       path for part in classes for path in visible(part) if path.is_dir()
     ]
@@ -59,15 +62,26 @@ def read_folders(
     raise InputError(
       f"{root}: holds {found(top)} and no class folder; expected {_EXPECTED}"
     )
-  image_of: dict[str, str] = {}
-  rows = []
-  for folder in classes:
-    images = _images(folder)
+  images_of = {folder: _images(folder) for folder in classes}
+  for folder, images in images_of.items():
     if not images:
       raise InputError(
         f"{folder}: no NIfTI file, but {found(folder)}; expected {_EXPECTED}"
       )
+  counts = collections.Counter(
+    participant
+    for images in images_of.values()
+    for participant, _, known in images
+    if not known
+  )
+  image_of: dict[str, str] = {}
+  rows = []
+  for folder, images in images_of.items():
     for participant, image, known in images:
+      if not known and max(counts.values()) > 1:
+        # All of them, or to have such a name would tell something.
+        parts = (*folder.relative_to(top).parts, participant)
+        participant = "-".join(parts)
       other = image_of.setdefault(participant, image)
       if other != image:
         raise InputError(
