@@ -15,9 +15,11 @@ slice is then one pixel of D float32 channels, and `index.json` says in
 "encoder" whose they are and what records they were made from.
 """
 
+import collections
 import contextlib
 import csv
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -75,7 +77,8 @@ class Record:
     group_id: The unit that may never straddle a split.
     label: As in the manifest; "" = unknown.
     geometry: How a pixel maps back to the scanner file; see
-      `preparation/slices.py`.
+      `preparation/slices.py`. Not to be changed: records read from a file
+      share it.
     mask: u8[S,H,ceil(W/8)] bits of the tumour, or None.
     moments: f32[C,2] mean and standard deviation of the brain's intensity, in
       the scanner file's units; what z-scores were made with. None in records
@@ -185,16 +188,25 @@ def decode(data: bytes) -> Record:
   """
   start = 8 + int.from_bytes(data[:8], "little")
   try:
-    header = json.loads(data[8:start])
-    facts = json.loads(header.pop("__metadata__")["record"])
+    entries, facts = _header(data[8:start])
     arrays = {
       name: _array(memoryview(data)[start:], **entry)
-      for name, entry in header.items()
+      for name, entry in entries.items()
     }
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise ValueError(f"not a brainjax record: {error}") from error
-  _check_schema(facts.pop("schema_version"), "a record")
   return Record(**arrays, **facts)
+
+
+# What an epoch parses, later ones find: some 10 kB a record. Its key is the
+# text itself, so a record that was replaced is parsed anew.
+@functools.lru_cache(maxsize=8192)
+def _header(text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns what is said of the arrays, by name, and of the scan."""
+  entries = json.loads(text)
+  facts = json.loads(entries.pop("__metadata__")["record"])
+  _check_schema(facts.pop("schema_version"), "a record")
+  return entries, facts
 
 
 def _array(
@@ -231,7 +243,9 @@ class RecordSet:
   def __init__(self, path: str | os.PathLike[str]):
     """Opens the folder; `InputError` names the command to run if it is bad."""
     self.path = pathlib.Path(path)
-    self._readers: dict[int, array_record_module.ArrayRecordReader] = {}
+    self._idle_readers: dict[
+      int, list[array_record_module.ArrayRecordReader]
+    ] = collections.defaultdict(list)
     index_file = self.path / "index.json"
     if not index_file.is_file():
       raise InputError(
@@ -304,19 +318,24 @@ class RecordSet:
 
   def __getitem__(self, record_index):
     entry = self.index["records"][record_index]
-    reader = self._reader(entry["shard"])
-    (data,) = reader.read([entry["offset"]])
+    idle = self._idle_readers[entry["shard"]]
+    # A reader has a place in its file, so a thread takes one for itself. To
+    # read at that place copies a record once less than to read by number.
+    try:
+      reader = idle.pop()
+    except IndexError:
+      reader = self._open(entry["shard"])
+    reader.seek(entry["offset"])
+    data = reader.read()
+    idle.append(reader)
     return decode(data)
 
-  def _reader(self, shard: int) -> array_record_module.ArrayRecordReader:
-    if shard not in self._readers:
-      name = self.index["shards"][shard]["file"]
-      reader = array_record_module.ArrayRecordReader(
-        str(self.path / name), options="readahead_buffer_size:0"
-      )
-      # Two threads may both come here; one reader stays.
-      self._readers.setdefault(shard, reader)
-    return self._readers[shard]
+  def _open(self, shard: int) -> array_record_module.ArrayRecordReader:
+    name = self.index["shards"][shard]["file"]
+    return array_record_module.ArrayRecordReader(
+      str(self.path / name),
+      options="readahead_buffer_size:0,max_parallelism:0",
+    )
 
 
 def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> str:

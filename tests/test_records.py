@@ -91,6 +91,27 @@ def test_record_set_reads_each_record(tmp_path):
     np.testing.assert_array_equal(record_set[i].slices, scan.slices)
 
 
+def test_a_damaged_record_is_refused_each_time_and_the_others_are_read(
+  tmp_path,
+):
+  rng = np.random.default_rng(0)
+  scans = [helpers.random_record(rng, height=32, width=32) for _ in range(3)]
+  record_set = helpers.write_records(tmp_path, scans)
+  file = tmp_path / record_set.index["shards"][0]["file"]
+  data = bytearray(file.read_bytes())
+  second = data.find(scans[1].slices[0].tobytes()[:16])
+  assert second > 0
+  data[second] ^= 1
+  file.write_bytes(data)
+  for _ in range(2):
+    for index in (0, 2):
+      np.testing.assert_array_equal(
+        record_set[index].slices, scans[index].slices
+      )
+    with pytest.raises(RuntimeError, match="Corrupted"):
+      record_set[1]
+
+
 def test_record_set_of_another_schema_names_the_command(tmp_path):
   scans = [helpers.random_record(np.random.default_rng(0))]
   helpers.write_records(tmp_path, scans)

@@ -95,8 +95,15 @@ def batch_putter(
   It takes the packs of this process, `local_packs`.
   """
   packs, slices = over_packs(mesh), over_slices(mesh)
+  # As arguments of a program, small arrays cross in an eighth of the time that
+  # `device_put` takes, all of it time in which no other thread runs Python.
+  small = jax.jit(lambda arrays: arrays, out_shardings=packs)
 
   def put(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    if mesh.size == 1:
+      batch = dict(batch)
+      large = {"slices": jax.device_put(batch.pop("slices"), slices)}
+      return large | small(batch)
     shardings = {name: slices if name == "slices" else packs for name in batch}
     if jax.process_count() == 1:
       return jax.device_put(dict(batch), shardings)

@@ -13,6 +13,7 @@ import pytest
 import helpers
 from brainjax import records
 from brainjax.input import pipeline, plan, sampling
+from brainjax.training import sharding
 
 LENGTHS = (3, 1, 4, 1, 5, 2, 6, 5, 3, 5, 2, 4)
 SUBSET = np.array([11, 0, 2, 3, 4, 6, 7, 9])  # the others are not of training
@@ -216,6 +217,22 @@ def test_a_cpu_takes_the_slices_uncopied(record_set, shape):
   assert len(pairs) > 1
   for host, device in pairs:
     assert device.unsafe_buffer_pointer() == host.ctypes.data
+
+
+def test_one_device_gets_what_device_put_gives(record_set, shape):
+  mesh = sharding.make_mesh(1)
+  layouts = {"slices": sharding.over_slices(mesh)}
+  for batch in train(record_set, shape):
+    found = sharding.batch_putter(mesh)(batch)
+    assert found.keys() == batch.keys()
+    for key, value in found.items():
+      expected = jax.device_put(
+        batch[key], layouts.get(key, sharding.over_packs(mesh))
+      )
+      assert value.sharding == expected.sharding
+      assert value.committed
+      assert value.aval == expected.aval
+      np.testing.assert_array_equal(value, expected)
 
 
 def test_reading_starts_at_once_and_stays_a_few_batches_ahead(
