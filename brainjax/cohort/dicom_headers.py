@@ -24,6 +24,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 
 SUFFIXES = (".dcm", ".ima")
+DAMAGED, UNREADABLE = "damaged", "not readable"  # what such reasons begin with
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _TAGS = (
   *("SpecificCharacterSet", "SOPInstanceUID", "Modality", "Rows", "Columns"),
@@ -99,16 +100,28 @@ class Frame:
 def files_of(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields the DICOM files under a folder, sorted, or the file itself.
 
-  Links to folders are not followed, so a circle of them does no harm.
+  Links to folders are not followed, so a circle of them does no harm. Files
+  and folders that may not be read are yielded too: to read them says so.
   """
   if not folder.is_dir():
     yield folder
-  for place, folders, names in os.walk(folder):
+  closed: list[str] = []
+  for place, folders, names in os.walk(
+    folder, onerror=lambda error: closed.append(error.filename)
+  ):
     folders.sort()
     for name in sorted(names):
       file = pathlib.Path(place, name)
-      if name != "DICOMDIR" and file.is_file() and has_magic(file):
+      if name != "DICOMDIR" and file.is_file() and _may_be_dicom(file):
         yield file
+  yield from map(pathlib.Path, closed)
+
+
+def _may_be_dicom(file: pathlib.Path) -> bool:
+  try:
+    return has_magic(file)
+  except OSError:
+    return True
 
 
 def has_magic(file: pathlib.Path) -> bool:
@@ -156,9 +169,12 @@ def read_frames(
         frames += _frames_of(file, header)
     except NoImageError as error:
       left_out[file] = str(error)
+    except OSError as error:
+      # Its own words hold the path.
+      left_out[file] = f"{UNREADABLE}: {error.strerror or error}"
     except Exception as error:
       # pydicom raises whatever it comes upon in a damaged file.
-      left_out[file] = f"damaged: {type(error).__name__}: {error}"
+      left_out[file] = f"{DAMAGED}: {type(error).__name__}: {error}"
   return frames, left_out
 
 
@@ -196,6 +212,8 @@ def _frames_of(file: pathlib.Path, header: Dataset) -> list[Frame]:
     _hash(_text(header, name))
     for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
   )
+  if not _text(header, "SOPInstanceUID"):
+    uid = _hash(str(file))  # or all such images would be copies of one
   facts = _facts(header, image_type)
   person = _text(header, "PatientID")
   if person:

@@ -180,6 +180,7 @@ def _stack(frames: list[Frame]) -> Stack:
   lps[:3, 2] = step
   lps[:3, 3] = positions[0]
   content = [first.series, *first.varies, first.orientation, first.shape]
+  content.append([round(float(mm), 3) for mm in first.spacing_mm])
   doubts = ()
   if len(gaps) and np.median(gaps) > 1.9 * first.thickness_mm > 0:
     doubts = (

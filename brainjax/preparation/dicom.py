@@ -64,8 +64,9 @@ def read_dicom(
     ScanError: No series is a volume, several are, or one cannot be read.
   """
   frames, left_out = dicom_headers.read_frames(dicom_headers.files_of(folder))
+  lost = (dicom_headers.DAMAGED, dicom_headers.UNREADABLE)
   damaged = [
-    file for file, reason in left_out.items() if reason.startswith("damaged")
+    file for file, reason in left_out.items() if reason.startswith(lost)
   ]
   if damaged:
     raise ScanError(damaged[0], left_out[damaged[0]])

@@ -106,13 +106,11 @@ def prepare_row(job: Job) -> Done:
   kept = _kept(job, facts)
   if kept and "length" in kept.facts:
     return Done(kept, "")
-  # A rejection is tried again: the disk or the memory may have been to blame.
-  why = "rejected" if kept else _why(facts, job.earlier)
   file = job.out / "parts" / f"{facts['key']}.safetensors"
   part = _part(file.with_suffix(".json"))
   if part and "length" in part.facts:
     # Of a worker that was lost before it could say so.
-    return Done(part, why)
+    return Done(part, "rejected" if kept else _why(facts, job.earlier))
   fields: list[str] = []
 
   def fit_field(image: pathlib.Path, volume: Volume) -> np.ndarray:
@@ -131,9 +129,29 @@ def prepare_row(job: Job) -> Done:
     }
     with records.replacing(file) as partial:
       partial.write_bytes(records.encode(prepared.record))
-  facts["bias_fields"] = fields
+  return _done(job, facts | {"bias_fields": fields})
+
+
+def reject_row(job: Job, reason: str) -> Done:
+  """Rejects a scan in the place of who was killed at it."""
+  facts = _identify(job)
+  if not facts["key"]:
+    return Done(Found(facts, job.out, None), "new")
+  row = job.manifest.rows[0]
+  names = modalities_of(job.manifest, job.config)
+  images = [f for n in names for f in image_files(job.manifest, row, n)]
+  facts |= {"file": str(images[0]), "reason": reason, "bias_fields": []}
+  return _done(job, facts)
+
+
+def _done(job: Job, facts: Facts) -> Done:
+  """Keeps the facts of a scan that was prepared or rejected."""
+  file = job.out / "parts" / f"{facts['key']}.safetensors"
   # Order matters: a scan whose facts are there is done.
   records.write_text(file.with_suffix(".json"), json.dumps(facts))
+  # A rejection was tried again: the disk or the memory may have been to blame.
+  kept = _kept(job, facts)
+  why = "rejected" if kept else _why(facts, job.earlier)
   same = kept is not None and kept.facts == facts
   return Done(Found(facts, file, None), "" if same else why)
 

@@ -22,6 +22,7 @@ from brainjax import InputError, lock, records
 from brainjax.cohort.manifest import Manifest, read_manifest
 from brainjax.config import leaf_fields
 from brainjax.preparation import (
+  begun,
   dask_cluster,
   parts,
   publishing,
@@ -90,8 +91,9 @@ def prepare(
   """Prepares every scan of a manifest; started again, it continues.
 
   With another manifest or config, or where files changed, only those scans
-  are prepared again that come out otherwise. A scan that cannot be prepared
-  is listed in `OUT/rejected.csv`, what is suspicious in `OUT/warnings.csv`.
+  are prepared again that come out otherwise. A scan that cannot be prepared,
+  or whose worker is killed at it twice, the second time with it alone, is
+  listed in `OUT/rejected.csv`, what is suspicious in `OUT/warnings.csv`.
 
   Args:
     manifest_path: The manifest.
@@ -104,9 +106,9 @@ def prepare(
 
   Raises:
     InputError: The manifest, the config or the folder is wrong, a file cannot
-      be written, another process writes there, a worker was killed, or no
-      scan could be prepared; in the last case nothing is left of what was
-      not there before.
+      be written, another process writes there, the workers are killed before
+      they begin, or no scan could be prepared; in the last case nothing is
+      left of what was not there before.
   """
   manifest, config = _read(manifest_path, config)
   out, say = pathlib.Path(out), say or (lambda text: None)
@@ -118,7 +120,12 @@ def prepare(
         parts.prepare_row, jobs, address=cluster, name_of=_name
       )
     return workers.run_jobs(
-      parts.prepare_row, jobs, workers=num_workers, name_of=_name
+      begun.prepare_row,
+      jobs,
+      workers=num_workers,
+      name_of=_name,
+      was_begun=begun.was_begun,
+      give_up=parts.reject_row,
     )
 
   with lock.hold(out, say):

@@ -5,7 +5,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from brainjax import InputError
-from brainjax.cohort import dicom_series, manifest
+from brainjax.cohort import dicom_headers, dicom_series, manifest
 from brainjax.cohort.layouts import LAYOUTS
 from dicom_files import write_series
 
@@ -135,6 +135,25 @@ def test_nor_does_the_path_of_a_file_left_out(
   file.parent.rename(root / "ct" / "janet 120210304")
   _, series = read(root, tmp_path / "m.csv")
   assert series[-1]["cell"] == "export/ct/janet 120210304"
+
+
+def test_a_file_that_may_not_be_read_is_listed(tmp_path, monkeypatch):
+  write_series(tmp_path / "export" / "mr", ARRAY)
+  file = tmp_path / "export" / "shut" / "IM"
+  file.parent.mkdir()
+  file.touch()
+  has_magic = dicom_headers.has_magic
+
+  def refuses(path):
+    if path == file:
+      raise PermissionError(13, "Permission denied", str(path))
+    return has_magic(path)
+
+  monkeypatch.setattr(dicom_headers, "has_magic", refuses)
+  _, series = read(tmp_path / "export", tmp_path / "m.csv")
+  assert [row["taken"] for row in series] == ["yes", "no"]
+  assert series[-1]["problem"] == "not readable: Permission denied"
+  assert series[-1]["cell"] == "export/shut"
 
 
 def test_a_study_of_nobody_is_a_participant_of_its_own(tmp_path):

@@ -1,3 +1,7 @@
+import os
+import pathlib
+import re
+
 import numpy as np
 import pydicom
 import pytest
@@ -10,6 +14,7 @@ from pydicom.uid import (
   generate_uid,
 )
 
+from brainjax.cohort import dicom_headers
 from brainjax.preparation import reading
 from brainjax.preparation.volume import ScanError
 from dicom_files import compress_lossless, rewrite, write_enhanced, write_series
@@ -144,6 +149,63 @@ def test_copies_are_left_out_and_other_images_in_their_place_are_not(tmp_path):
   np.testing.assert_array_equal(reading.read_volume([tmp_path]).array, plain)
   rewrite(tmp_path / "copy", SOPInstanceUID=generate_uid())
   assert "1 images lie where another one does" in _reason(tmp_path)
+
+
+def test_images_without_an_id_of_their_own_are_no_copies(tmp_path):
+  write_series(tmp_path / "a", _array(), _codes("LPS"))
+  write_series(tmp_path / "b", _array(), _codes("LPS"), SOPInstanceUID="")
+  named, nameless = (
+    reading.read_volume([tmp_path / name]).array for name in "ab"
+  )
+  np.testing.assert_array_equal(nameless, named)
+
+
+def test_pixels_of_another_size_are_a_series_of_another_key(tmp_path):
+  uid = generate_uid()
+  for size in (1, 2):
+    write_series(
+      tmp_path,
+      _array(size),
+      np.diag([size, size, 2, 1]),
+      prefix=f"P{size}",
+      SeriesInstanceUID=uid,
+    )
+  keys = re.findall(r"#([0-9a-f]{8})", _reason(tmp_path))
+  spacings = {
+    reading.read_volume([tmp_path.with_name(f"{tmp_path.name}#{key}")])
+    .spacing_mm[0]
+    .item()
+    for key in keys
+  }
+  assert spacings == {1, 2}
+
+
+def test_a_file_or_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+  file = write_series(tmp_path, _array())[3]
+  shut, has_magic = {file}, dicom_headers.has_magic
+
+  def refuses(path):
+    if path in shut:
+      raise PermissionError(13, "Permission denied", str(path))
+    return has_magic(path)
+
+  monkeypatch.setattr(dicom_headers, "has_magic", refuses)
+  with pytest.raises(ScanError, match="not readable: Permission denied$") as e:
+    reading.read_volume([tmp_path])
+  assert e.value.file == str(file)
+  shut.clear()
+  (tmp_path / "shut").mkdir()
+  listed = os.scandir
+
+  def scan(path):
+    if pathlib.Path(path).name == "shut":
+      raise PermissionError(13, "Permission denied", path)
+    return listed(path)
+
+  monkeypatch.setattr(os, "scandir", scan)
+  with pytest.raises(ScanError, match="not readable: ") as e:
+    reading.read_volume([tmp_path])
+  assert e.value.file == str(tmp_path / "shut")
 
 
 def test_uneven_and_shifted_images_are_no_volume(tmp_path):

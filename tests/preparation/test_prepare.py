@@ -16,7 +16,7 @@ import tiny_head
 
 from brainjax import InputError, records
 from brainjax.cohort import manifest
-from brainjax.preparation import bias_field, parts, prepare
+from brainjax.preparation import begun, bias_field, parts, prepare, workers
 from brainjax.preparation.volume import ScanError
 from dicom_files import write_series
 
@@ -190,7 +190,7 @@ if __name__ == "__main__":
 
 def test_killed_worker_is_named_and_loses_nothing(tmp_path, monkeypatch):
   path, out = _cohort(tmp_path, count=4, bad=()), tmp_path / "out"
-  monkeypatch.setattr(parts, "prepare_row", _kill_worker)
+  monkeypatch.setattr(begun, "prepare_row", _kill_worker)
   with pytest.raises(InputError, match="killed, .*p2.*same command") as raised:
     prepare.prepare(path, out, SETTINGS, num_workers=2)
   assert "p0" not in str(raised.value)
@@ -211,6 +211,96 @@ def _kill_worker(job):
     time.sleep(0.5)  # until the parent has heard of those before
     os.kill(os.getpid(), signal.SIGKILL)
   return prepare_row(job)
+
+
+def test_a_job_that_kills_its_workers_is_given_up_alone(tmp_path):
+  script = tmp_path / "main.py"
+  script.write_text("""
+import os, pathlib, signal, sys
+from brainjax.preparation import workers
+folder = pathlib.Path(sys.argv[1])
+def run(job):
+  (folder / f"{job}.begun").touch()
+  if job == 2:
+    os.kill(os.getpid(), signal.SIGKILL)
+  (folder / f"{job}.begun").unlink()
+  with open(folder / "done", "a") as file:
+    print(job, os.getpid() == int(sys.argv[2]), file=file)
+  return job
+def was_begun(job):
+  return (folder / f"{job}.begun").exists()
+if __name__ == "__main__":
+  sys.argv.append(str(os.getpid()))
+  for num in (2, 1):
+    print(sorted(workers.run_jobs(
+      run, range(5), workers=num, name_of=str, was_begun=was_begun,
+      give_up=lambda job, why: why == workers.KILLED and "given up",
+    )))
+""")
+  process = subprocess.run(
+    [sys.executable, script, tmp_path],
+    timeout=120,
+    capture_output=True,
+    text=True,
+  )
+  expected = [(i, "given up" if i == 2 else i) for i in range(5)]
+  assert process.stdout.splitlines() == [str(expected)] * 2, process.stderr
+  # The second time all but that one are done by the process itself.
+  done = (tmp_path / "done").read_text().splitlines()
+  assert done[-4:] == [f"{i} True" for i in (0, 1, 3, 4)]
+
+
+@pytest.mark.slow
+def test_a_scan_that_kills_its_workers_is_rejected_and_ends_nothing(
+  tmp_path, monkeypatch
+):
+  path, out = _cohort(tmp_path, count=4, bad=()), tmp_path / "out"
+  monkeypatch.setattr(begun, "prepare_row", _killed_at_p2)
+  summary = prepare.prepare(path, out, SETTINGS, num_workers=2)
+  ((file, reason),) = ((r["file"], r["reason"]) for r in summary.rejected)
+  assert file.endswith("p2.nii") and reason == workers.KILLED
+  assert summary.num_records == 3 and summary.counts == {"new": 4}
+  ids = [row["participant_id"] for row in records.RecordSet(out).rows]
+  assert ids == ["p0", "p1", "p3"]
+  # Of another time: not within this process, which it would end.
+  summary = prepare.prepare(path, out, SETTINGS, num_workers=1)
+  assert [row["reason"] for row in summary.rejected] == [workers.KILLED]
+  assert summary.counts == {"kept": 4}
+  # Where it kills nobody, as on a machine with more memory, it is prepared.
+  monkeypatch.undo()
+  summary = prepare.prepare(path, out, SETTINGS, num_workers=1)
+  assert summary.num_records == 4 and not summary.rejected
+  assert summary.counts == {"kept": 3, "rejected before": 1}
+
+
+begun_row = begun.prepare_row
+
+
+def _killed_at_p2(job):
+  """Of the first time, p3 is under way as well."""
+  name = job.manifest.rows[0]["participant_id"]
+  if name == "p2":
+    parts.prepare_row = _kill
+  if name == "p3" and not (job.out.parent / "again").exists():
+    parts.prepare_row = _wait
+  return begun_row(job)
+
+
+def _kill(job):
+  folder, again = job.out / "parts", job.out.parent / "again"
+  deadline = time.monotonic() + 60
+  while not again.exists() and (
+    len(list(folder.glob("*.json"))) < 2
+    or len(list(folder.glob("*.begun"))) < 2
+  ):
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+  again.touch()
+  os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _wait(job):
+  time.sleep(60)
 
 
 def test_countend_with_their_parent(tmp_path):
