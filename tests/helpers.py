@@ -4,12 +4,32 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 
-from brainjax import config, records
+from brainjax import checkpoint, config, records
+from brainjax.training import experiment, model_file, runner
+
+
+def draw_variables(init: Callable[..., Any], *args: Any, seed: int = 2) -> Any:
+  """Draws what `init(key, *args)` would; norms have scales near one.
+
+  It compiles nothing: an init takes longer to compile than a gradient.
+  """
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    centre, spread = path[-1].key in ("scale", "var"), 0.2
+    if leaf.ndim > 1:
+      spread = np.prod(leaf.shape[:-1]) ** -0.5
+    return np.float32(rng.normal(centre, spread, leaf.shape))
+
+  shapes = jax.eval_shape(init, jax.random.key(0), *args)
+  return jax.tree.map_with_path(draw, shapes)
 
 
 def random_record(
@@ -169,3 +189,12 @@ def micro_config(
   ):
     config.set_field(fields, override)
   return fields
+
+
+def write_run(fields: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Leaves what training does, but for its log; compiles no training step."""
+  run = experiment.resolve(fields, workdir, 1)
+  first = runner.Runner(run)
+  model_file.write_model_file(run, first.num_parameters)
+  with checkpoint.Checkpoints(workdir / "checkpoints", keep=1) as checkpoints:
+    checkpoints.save(1, first.state, loop={"best_step": 1}, best_step=1)

@@ -1,25 +1,23 @@
 import csv
 import dataclasses
-import io
 import json
 
 import numpy as np
 import pytest
-import rich.console
 from sklearn import metrics as sklearn_metrics
 
 import helpers
 from brainjax import InputError, records
 from brainjax.evaluation import evaluate, external, test_lock
 from brainjax.metrics import calibration
-from brainjax.training import experiment, train, trained
+from brainjax.training import experiment, trained
 from brainjax.training import runner as runner_lib
 from brainjax.training import workdir as workdir_lib
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-  """A trained run in which every second participant has two scans."""
+  """A run in which every second participant has two scans."""
   root = tmp_path_factory.mktemp("evaluate")
   rng = np.random.default_rng(0)
   scans = [
@@ -35,9 +33,7 @@ def workdir(tmp_path_factory):
     for session in range(1 + i // 2 % 2)
   ]
   helpers.write_records(root / "records", scans)
-  config = helpers.micro_config(root / "records", "train.epochs=1")
-  console = rich.console.Console(file=io.StringIO())
-  train.train(config, root / "run", console=console)
+  helpers.write_run(helpers.micro_config(root / "records"), root / "run")
   return root / "run"
 
 

@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import helpers
 from brainjax.models.convolutional import TCN, SeqConv
 
 B, S, D = 2, 5, 3
 
 
 def initialise(head):
-  init = jax.jit(functools.partial(head.init, train=False))
-  return init(jax.random.key(0), *sequences())
+  init = functools.partial(head.init, train=False)
+  return helpers.draw_variables(init, *sequences())
 
 
 def sequences():

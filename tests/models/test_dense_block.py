@@ -94,8 +94,15 @@ def relative_errors(given, wanted):
   return jax.tree.map(error, given, wanted)
 
 
-@pytest.mark.parametrize("residuals", block.RESIDUALS)
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+  "groups, residuals",
+  [
+    (2, "fast"),
+    (1, "small"),
+    pytest.param(1, "fast", marks=pytest.mark.slow),
+    pytest.param(2, "small", marks=pytest.mark.slow),
+  ],
+)
 def test_values_and_gradients_are_those_of_the_textbook(groups, residuals):
   with jax.enable_x64(True):
     x, layers = features(np.float64), make_layers(np.float64)

@@ -278,6 +278,7 @@ def accuracy_after_training(name):
   return ((jax.jit(logits)(params, inputs) > 0) == label).mean()
 
 
+@pytest.mark.slow
 def test_learns_where_in_the_brain_and_an_average_does_not():
   assert accuracy_after_training("distance") > 0.95
   assert accuracy_after_training("none") < 0.6

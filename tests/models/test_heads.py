@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import helpers
 from brainjax.config import HEAD_DEFAULTS
 from brainjax.models.heads import (
   HEADS,
@@ -52,22 +53,10 @@ def sequences(seed=0, length=S):
 
 @functools.cache
 def initialised(name):
-  """The head, and random variables; norms have scales near one.
-
-  They are drawn here, for an init takes longer to compile than a gradient.
-  """
+  """The head, and variables whose biases are not zero, which hides signs."""
   head = build_head({"name": name.partition(":")[0], **FIELDS[name]})
   init = functools.partial(head.init, train=False)
-  shapes = jax.eval_shape(init, jax.random.key(0), *sequences())
-  rng = np.random.default_rng(2)
-
-  def draw(path, leaf):
-    centre, spread = path[-1].key == "scale", 0.2
-    if leaf.ndim > 1:
-      spread = np.prod(leaf.shape[:-1]) ** -0.5
-    return np.float32(rng.normal(centre, spread, leaf.shape))
-
-  return head, jax.tree.map_with_path(draw, shapes)
+  return head, helpers.draw_variables(init, *sequences())
 
 
 @functools.partial(jax.jit, static_argnames="head")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import helpers
 from brainjax.models import recurrent
 from brainjax.models.heads import build_head
 
@@ -22,8 +23,8 @@ def sequences():
 
 def initialised(**fields):
   head = build_head({"hidden_size": F, **fields})
-  init = jax.jit(functools.partial(head.init, train=False))
-  return head, init(jax.random.key(0), *sequences())
+  init = functools.partial(head.init, train=False)
+  return head, helpers.draw_variables(init, *sequences())
 
 
 @pytest.mark.parametrize("name, gates", [("lstm", 4), ("gru", 3)])
@@ -85,9 +86,14 @@ BOTH_WAYS = {"bidirectional": True, "readout": "mean", "unroll": 2}
 
 
 @pytest.mark.parametrize(
-  "fields", [{}, BOTH_WAYS], ids=["default", "both-ways"]
+  "name, fields",
+  [
+    ("lstm", BOTH_WAYS),
+    ("gru", {}),
+    pytest.param("lstm", {}, marks=pytest.mark.slow),
+    pytest.param("gru", BOTH_WAYS, marks=pytest.mark.slow),
+  ],
 )
-@pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_own_gradients_are_those_of_autodiff(name, fields, monkeypatch):
   with jax.enable_x64(True):
     head, variables = initialised(name=name, **fields)

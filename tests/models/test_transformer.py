@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+import helpers
 from brainjax.models.heads import build_head
 
 FIELDS = {
@@ -21,9 +22,8 @@ POSITIONS_MM = np.tile(np.float32([-40, -31, -12, 3, 20, 62]), (2, 1))
 @functools.cache
 def read():
   head = build_head(FIELDS)
-  variables = jax.jit(functools.partial(head.init, train=False))(
-    jax.random.key(0), Z, MASK, POSITIONS_MM
-  )
+  init = functools.partial(head.init, train=False)
+  variables = helpers.draw_variables(init, Z, MASK, POSITIONS_MM)
   return jax.jit(
     functools.partial(
       head.apply, variables, train=False, mutable=["intermediates"]

@@ -2,18 +2,16 @@
 
 import dataclasses
 import functools
-import io
 import json
 
 import jax
 import numpy as np
 import pytest
-import rich.console
 
 import helpers
 from brainjax import InputError, records
 from brainjax.models import build
-from brainjax.training import encode, experiment, train, trained
+from brainjax.training import encode, experiment, trained
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +35,10 @@ def cohort(tmp_path_factory):
   )
 
 
-def start(config, workdir):
-  console = rich.console.Console(file=io.StringIO(), width=1000)
-  train.train(config, workdir, console=console)
-  return console.file.getvalue()
-
-
 @pytest.fixture(scope="module")
 def workdir(cohort, tmp_path_factory):
   folder = tmp_path_factory.mktemp("encoder") / "run"
-  start(helpers.micro_config(cohort.path, "train.epochs=1"), folder)
+  helpers.write_run(helpers.micro_config(cohort.path), folder)
   return folder
 
 

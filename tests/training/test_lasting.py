@@ -114,7 +114,9 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(
     start(features, tmp_path / "run", *settings)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize(
+  "number", [errno.ENOSPC, pytest.param(errno.EROFS, marks=pytest.mark.slow)]
+)
 def test_a_full_disk_is_one_line_and_the_run_continues(
   features, tmp_path, monkeypatch, number
 ):

@@ -182,6 +182,7 @@ def test_psnr_is_that_of_the_definition(pretrained):
   )
 
 
+@pytest.mark.slow  # another run
 def test_a_frozen_encoder_stays_as_it_was(cohort, pretrained, tmp_path):
   config = helpers.micro_config(
     cohort,
