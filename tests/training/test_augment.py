@@ -27,8 +27,10 @@ def draw(ranges, num_scans=2000, size=SIZE, name="map"):
     drawn = jax.vmap(lambda key: augment.draw_scan(key, ranges, *size))(keys)
     return drawn[name]
 
+  # The few operations of a map are compiled sooner one by one, for all maps.
+  draw_all = jax.jit(draw_all) if ranges.elastic_alpha else draw_all
   keys = jax.random.split(jax.random.key(0), num_scans)
-  return np.array(jax.jit(draw_all)(keys))
+  return np.array(draw_all(keys))
 
 
 def make_batch(*packs, num_slots=8, channels=1, seed=0):
