@@ -1,14 +1,13 @@
-"""NIfTI files, and NRRD and MetaImage files through SimpleITK -> voxels."""
+"""NIfTI files -> voxels."""
 
+import io
 import pathlib
-import re
 import warnings
 from collections.abc import Sequence
 from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 from nibabel import orientations
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
@@ -20,20 +19,17 @@ from brainjax.preparation import limits
 from brainjax.preparation.volume import ScanError
 
 NIFTI = (".nii", ".nii.gz")
-ITK = (".nrrd", ".mha", ".mhd")
 _MAX_HEADER = 2**24  # bytes in front of the voxels, extensions included
-_SLACK = 2**24  # bytes behind the voxels that nobody declared
+SLACK = 2**24  # bytes behind the voxels that nobody declared
 _PIECE = 2**18  # bytes of voxels to read at once
-_MAX_LINES = 1000  # of a header in text
-_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_NOT_DEFLATE: type[Exception] = zlib_ng.error  # type: ignore
+NOT_DEFLATE: type[Exception] = zlib_ng.error  # type: ignore
 # What the libraries raise when a file is not what its name says.
 _DAMAGED = (
   ImageFileError,
   HeaderDataError,
   EOFError,
   OSError,  # short reads, gzip's checksum
-  _NOT_DEFLATE,
+  NOT_DEFLATE,
   ValueError,
   OverflowError,
 )
@@ -87,10 +83,10 @@ def read_nifti(
       elif header["sform_code"] == 0 and not header["pixdim"][1:4].all():
         raise ScanError(file, f"a spacing of 0 mm; {limits.MEND_SPACING}")
       limits.check_affine(file, affine)
-      array = _empty_for(affine, shape[:3])
+      array = empty_for(affine, shape[:3])
       stream.seek(proxy.offset + index * one)
-      _fill(array, stream, dtype, proxy)
-      _read_to_end(file, stream, count * one + _SLACK)
+      fill(array, stream, dtype, proxy.slope, proxy.inter)
+      read_to_end(file, stream, count * one + SLACK)
   except ScanError:
     raise
   except _DAMAGED as error:
@@ -159,7 +155,7 @@ def _index_of(
   return int(selector), count
 
 
-def _empty_for(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+def empty_for(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
   """Returns f32[...] to be filled, in the file's order.
 
   In memory its axes run the way that RAS+ has them, so that `volume_of` need
@@ -170,8 +166,12 @@ def _empty_for(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
   return np.empty(shape, np.float32, order="F")[backwards]
 
 
-def _fill(
-  array: np.ndarray, stream: BinaryIO, dtype: np.dtype, proxy: ArrayProxy
+def fill(
+  array: np.ndarray,
+  stream: BinaryIO | io.RawIOBase,
+  dtype: np.dtype,
+  slope: float = 1.0,
+  inter: float = 0.0,
 ) -> None:
   """Reads voxels, scales them and turns them to f32, a few slices at a time.
 
@@ -192,14 +192,16 @@ def _fill(
       left = left[count:]
     voxels = content.view(dtype).reshape(part.shape, order="F")
     with np.errstate(over="ignore", invalid="ignore"):  # beyond f32: inf
-      part[...] = apply_read_scaling(voxels, proxy.slope, proxy.inter)
+      part[...] = apply_read_scaling(voxels, slope, inter)
 
 
 def _opened(file: pathlib.Path, zipped: bool) -> BinaryIO:
   return gzip_ng.open(file, "rb") if zipped else open(file, "rb")  # type: ignore
 
 
-def _read_to_end(file: pathlib.Path, stream: BinaryIO, most: int) -> None:
+def read_to_end(
+  file: pathlib.Path, stream: BinaryIO | io.RawIOBase, most: int
+) -> None:
   """Reads what is left: only there does gzip compare its checksum."""
   left = 0
   while piece := stream.read(1 << 20):
@@ -208,91 +210,3 @@ def _read_to_end(file: pathlib.Path, stream: BinaryIO, most: int) -> None:
       raise ScanError(
         file, "a bomb: far more behind the voxels than the header declares"
       )
-
-
-def read_itk(
-  file: pathlib.Path, spacing_mm: Sequence[float] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-  """Reads a NRRD or MetaImage file, as `read_nifti` does a NIfTI file."""
-  voxels = _voxel_file(file)
-  if not voxels.is_file():
-    raise ScanError(file, f"its voxels are in {voxels.name}, which is not here")
-  reader = sitk.ImageFileReader()
-  reader.SetFileName(str(file))
-  sitk.ProcessObject.SetGlobalWarningDisplay(False)
-  try:
-    reader.ReadImageInformation()
-    shape = reader.GetSize()
-    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-      raise ScanError(
-        file, f"{shape} x {reader.GetNumberOfComponents()}, expected 3 axes"
-      )
-    limits.check_size(file, shape)
-    limits.check_unpacked(
-      voxels,
-      int(np.prod(shape)) * _bytes_of(reader.GetPixelID()),
-      zipped=True,
-      what=f"{shape} voxels",
-    )
-    image = reader.Execute()
-  except RuntimeError as error:
-    reason = str(error).strip().splitlines()[-1]
-    raise ScanError(file, f"damaged: {reason}") from error
-  array = sitk.GetArrayFromImage(image).T
-  if array.dtype.kind not in "iuf":
-    raise ScanError(file, f"voxels are {array.dtype}, expected one real number")
-  affine = np.eye(4)
-  direction = np.array(image.GetDirection()).reshape(3, 3)
-  affine[:3, :3] = direction * np.array(image.GetSpacing())
-  affine[:3, 3] = image.GetOrigin()
-  affine = _RAS_FROM_LPS @ affine
-  if spacing_mm is not None:
-    affine = limits.respaced(affine, shape, np.array(spacing_mm))
-  limits.check_affine(file, affine)
-  return limits.finite(file, array), affine
-
-
-def _bytes_of(pixel_id: int) -> int:
-  """Returns the size of a voxel, which SimpleITK names but does not say."""
-  bits = re.search(r"\d+", sitk.GetPixelIDValueAsString(pixel_id))
-  return int(bits[0]) // 8 if bits else 8
-
-
-def detached(file: pathlib.Path) -> tuple[pathlib.Path, ...]:
-  """Returns the file beside a header of NRRD or MetaImage, if it has one."""
-  if not file.name.lower().endswith(ITK):
-    return ()
-  try:
-    voxels = _voxel_file(file)
-  except ScanError:  # which reading the file raises again
-    return ()
-  return (voxels,) if voxels != file and voxels.is_file() else ()
-
-
-def _voxel_file(file: pathlib.Path) -> pathlib.Path:
-  """Returns the file that a header of NRRD or MetaImage says holds the voxels.
-
-  Raises:
-    ScanError: It lies in another folder, or there are several.
-  """
-  key = "datafile" if file.suffix.lower() == ".nrrd" else "elementdatafile"
-  value = "LOCAL"
-  try:
-    with open(file, "rb") as stream:
-      for _ in range(_MAX_LINES):
-        line = stream.readline(4096).decode("latin-1").strip()
-        name, _, said = line.replace("=", ":", 1).partition(":")
-        if not line:
-          break
-        if name.replace(" ", "").lower() == key:
-          value = said.strip()
-          break
-  except OSError as error:
-    raise ScanError(file, f"damaged: {error}") from error
-  if value.upper() == "LOCAL":
-    return file
-  if not value or pathlib.PurePath(value).name != value or " " in value:
-    raise ScanError(
-      file, f"its voxels are in {value!r}; they must be in one file beside it"
-    )
-  return file.with_name(value)

@@ -17,7 +17,7 @@ import PIL.Image
 from brainjax import records
 from brainjax.cohort.dicom_headers import SUFFIXES, files_of, has_magic
 from brainjax.cohort.selectors import split_selector
-from brainjax.preparation import limits, nifti
+from brainjax.preparation import limits, nifti, nrrd
 from brainjax.preparation.dicom import read_dicom
 from brainjax.preparation.volume import (
   ScanError,
@@ -129,7 +129,7 @@ def read_mask(
 
 
 def _kind(files: Sequence[pathlib.Path]) -> str:
-  """Returns "nifti", "itk" or "dicom", or "images" for 2-D ones."""
+  """Returns "nifti", "nrrd" or "dicom", or "images" for 2-D ones."""
   kinds = []
   for path in files:
     file, _ = split_selector(path)
@@ -142,8 +142,8 @@ def _kind(files: Sequence[pathlib.Path]) -> str:
       raise ScanError(file, "no file of voxels")
     elif name.endswith(nifti.NIFTI):
       kinds.append("nifti")
-    elif name.endswith(nifti.ITK):
-      kinds.append("itk")
+    elif name.endswith(nrrd.SUFFIXES):
+      kinds.append("nrrd")
     elif not name.endswith((".mat", *_PICTURES)) and has_magic(file):
       kinds.append("dicom")
     else:
@@ -168,14 +168,14 @@ def _read_voxels(
     return *nifti.read_nifti(file, selector, spacing_mm), ()
   if selector:
     raise ScanError(path, "only NIfTI files and DICOM folders hold several")
-  return *nifti.read_itk(file, spacing_mm), ()
+  return *nrrd.read_nrrd(file, spacing_mm), ()
 
 
 def _read_image(file: pathlib.Path, matlab_field: str) -> np.ndarray:
   """Reads one 2-D image, f32[rows,columns] as it is looked at."""
   suffix = file.suffix.lower()
   if suffix not in (".mat", *_PICTURES):
-    known = ", ".join((*nifti.NIFTI, *nifti.ITK, ".mat", *_PICTURES))
+    known = ", ".join((*nifti.NIFTI, *nrrd.SUFFIXES, ".mat", *_PICTURES))
     raise ScanError(
       file, f"unknown kind of file; {known} and DICOM folders are read"
     )
@@ -240,7 +240,7 @@ def input_sha256(image: pathlib.Path) -> str:
     return ""
   else:
     content = [records.sha256_of(file)]
-    for voxels in nifti.detached(file):
+    for voxels in nrrd.detached(file):
       content.append(records.sha256_of(voxels))
   if len(content) == 1 and not selector:
     return content[0]

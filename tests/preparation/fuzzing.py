@@ -19,6 +19,7 @@ import hypothesis
 import nibabel as nib
 import numpy as np
 import pydicom
+import SimpleITK as sitk
 from hypothesis import strategies as st
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
@@ -30,7 +31,7 @@ import dicom_files  # noqa: E402  (the folder of the tests is on the path now)
 
 SECONDS = 5
 MOST_BYTES = 2**30
-HEADERS = {"nifti": 400, "dicom": 1400, "matlab": 3000}
+HEADERS = {"nifti": 400, "dicom": 1400, "matlab": 3000, "nrrd": 320}
 ARRAY = np.random.default_rng(0).integers(0, 4000, (5, 6, 7)).astype(np.int16)
 _NUMBERS = (0, 1, -1, 127, 255, 32767, -32768, 65535, 2**31 - 1, -(2**31))
 # What a header may claim, as the bytes of each type.
@@ -42,6 +43,14 @@ CLAIMS = [
   np.array(value, dtype).tobytes()
   for dtype in ("<f4", "<f8")
   for value in (np.nan, np.inf, -np.inf, 0, 1e30, -1e-30)
+]
+# The same of a header in text, and what else one may say.
+WORDS = [
+  *(str(value).encode() for value in _NUMBERS),
+  *(b"nan", b"-inf", b"1e30", b"1e-30", b"99999999999999999999", b"", b" "),
+  *(b"\n", b"\n\n", b"LOCAL", b"LIST", b"../a.raw", b"/dev/zero", b"c.mhd"),
+  *(b"gzip", b"raw", b"ascii", b"bzip2", b"True", b"MET_DOUBLE", b"double"),
+  *(b"MET_LONG_LONG_ARRAY", b"none", b"(1,0,0)", b"NDims = 4\n", b"%s%n"),
 ]
 
 
@@ -65,6 +74,16 @@ def good_files(kind, folder):
         "cjdata/image", data=ARRAY[0], chunks=(3, 3), compression="gzip"
       )
     return [{p.name: p.read_bytes()} for p in sorted(folder.iterdir())]
+  if kind == "nrrd":
+    image = sitk.GetImageFromArray(ARRAY)
+    image.SetSpacing((1.0, 2.0, 3.0))
+    for name in ("a.nrrd", "a.mha"):
+      sitk.WriteImage(image, folder / name)
+      sitk.WriteImage(image, folder / f"zipped_{name}", useCompression=True)
+    files = [{p.name: p.read_bytes()} for p in sorted(folder.iterdir())]
+    sitk.WriteImage(image, folder / "c.mhd")
+    names = ("c.mhd", "c.raw")
+    return [*files, {name: (folder / name).read_bytes() for name in names}]
   series = ARRAY[:, :, :5].astype(np.uint16)
   dicom_files.write_series(folder / "a", series)
   dicom_files.write_series(folder / "b", series, syntax=ImplicitVRLittleEndian)
@@ -83,10 +102,10 @@ def good_files(kind, folder):
 
 
 @st.composite
-def damages(draw, header):
+def damages(draw, header, claims=CLAIMS):
   """Ways to change bytes: (what, where, bytes), most of them in the header."""
   place = st.one_of(st.integers(0, header), st.integers(0, 2**14))
-  content = st.one_of(st.sampled_from(CLAIMS), st.binary(max_size=9))
+  content = st.one_of(st.sampled_from(claims), st.binary(max_size=9))
   what = st.sampled_from(("write", "write", "write", "insert", "cut", "drop"))
   return draw(st.lists(st.tuples(what, place, content), min_size=1, max_size=6))
 
@@ -137,7 +156,8 @@ def main(kind, count, seed):
   @hypothesis.given(st.data())
   def run(data):
     example = data.draw(st.sampled_from(files))
-    changes = data.draw(damages(HEADERS[kind]))
+    claims = WORDS if kind == "nrrd" else CLAIMS
+    changes = data.draw(damages(HEADERS[kind], claims))
     name = data.draw(st.sampled_from(sorted(example)))
     zipped = kind == "nifti" and data.draw(st.booleans())
     again = (
@@ -152,7 +172,8 @@ def main(kind, count, seed):
           content = damaged(gzip.compress(content), again)
           other += ".gz"
         (folder / other).write_bytes(content)
-      path = folder if kind == "dicom" else folder / other
+      # Of a header and its voxels, the header.
+      path = folder if kind == "dicom" else min(folder.iterdir())
       signal.setitimer(signal.ITIMER_PROF, SECONDS)
       counts[check(path, folder)] += 1
       signal.setitimer(signal.ITIMER_PROF, 0)

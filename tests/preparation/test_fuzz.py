@@ -7,7 +7,7 @@ import sys
 import pytest
 
 FUZZING = pathlib.Path(__file__).with_name("fuzzing.py")
-KINDS = ("nifti", "dicom", "matlab")
+KINDS = ("nifti", "dicom", "matlab", "nrrd")
 
 
 def fuzz(kind, count, seed):

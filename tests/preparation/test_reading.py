@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from brainjax import InputError, records
-from brainjax.preparation import nifti, reading
+from brainjax.preparation import nifti, nrrd, reading
 from brainjax.preparation.volume import ScanError
 
 SHAPE = (5, 6, 7)
@@ -378,6 +378,70 @@ def test_nrrd_and_metaimage_lie_where_nifti_does(tmp_path, ending):
   np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-4)
   mask = reading.read_mask([file], expected)
   np.testing.assert_array_equal(mask, expected.array > 0)
+
+
+@pytest.mark.parametrize("ending", ["nrrd", "mha", "mhd"])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", ["i1", "u2", "i8", "f4", "f8"])
+def test_all_kinds_are_read_as_simpleitk_reads_them(
+  tmp_path, ending, compressed, dtype
+):
+  file = tmp_path / f"a.{ending}"
+  image = sitk.GetImageFromArray((_array() % 100).astype(dtype))
+  image.SetSpacing((1.0, 2.0, 3.0))
+  image.SetOrigin((4.0, 5.0, 6.0))
+  sitk.WriteImage(image, str(file), useCompression=compressed)
+  expected = sitk.GetArrayFromImage(sitk.ReadImage(str(file))).T
+  array, affine = nrrd.read_nrrd(file)
+  np.testing.assert_array_equal(array, expected.astype(np.float32))
+  lps = [[-1, 0, 0, -4], [0, -2, 0, -5], [0, 0, 3, 6], [0, 0, 0, 1]]
+  np.testing.assert_allclose(affine, lps)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_voxels_that_are_not_all_there_or_others_are_refused(
+  tmp_path, name, compressed
+):
+  file = tmp_path / name
+  image = sitk.GetImageFromArray(_array())
+  sitk.WriteImage(image, str(file), useCompression=compressed)
+  (voxels,) = set(tmp_path.iterdir()) - {file} or {file}
+  content = voxels.read_bytes()
+  voxels.write_bytes(content[:-1])
+  with pytest.raises(ScanError, match=r"a\.\w+: (truncated|damaged)"):
+    reading.read_volume([file])
+  if compressed:  # of which SimpleITK reads most of MetaImage's voxels wrong
+    changed = bytearray(content)
+    changed[-30] ^= 255
+    voxels.write_bytes(changed)
+    with pytest.raises(ScanError, match=f"{name}: damaged"):
+      reading.read_volume([file])
+
+
+@pytest.mark.parametrize(
+  "space, signs",
+  [
+    ("left-posterior-superior", (-1, -1, 1)),
+    ("RAS", (1, 1, 1)),
+    ("left-anterior-superior", (-1, 1, 1)),
+  ],
+)
+def test_a_nrrd_file_by_hand(tmp_path, space, signs):
+  array = _array()
+  header = (
+    "NRRD0005\n# by hand\ntype: unsigned short\ndimension: 3\n"
+    f"sizes: 5 6 7\nspace: {space}\nendian: big\nencoding: raw\n"
+    "space directions: (2,0,0) (0,0,3) (0,4,0)\nspace origin: (1,2,3)\n"
+    "byte skip: -1\ndata file: a.raw\n"
+  )
+  (tmp_path / "a.nhdr.nrrd").write_text(header)
+  raw = array.astype(">u2").tobytes(order="F")
+  (tmp_path / "a.raw").write_bytes(b"in front" + raw)
+  found, affine = nrrd.read_nrrd(tmp_path / "a.nhdr.nrrd")
+  np.testing.assert_array_equal(found, array)
+  axes = [[2, 0, 0, 1], [0, 0, 4, 2], [0, 3, 0, 3]]
+  np.testing.assert_allclose(affine[:3], np.diag(signs) @ axes)
 
 
 def test_the_voxels_beside_a_header_are_part_of_the_input(tmp_path):
