@@ -68,7 +68,7 @@ QUICK = Classifier(
 
 # As built, but for fewer layers.
 SMALL = QUICK.clone(
-  encoder=DenseNet(growth_rate=4, block_config=(1, 1), num_init_features=4),
+  encoder=DenseNet(growth_rate=4, block_config=(1,), num_init_features=4),
   dropout=0.0,
 )
 

@@ -159,8 +159,10 @@ def test_packs_simply_add(cohort, tmp_path):
   )
 
 
-def test_unlabelled_scan_changes_no_gradient(cohort, tmp_path):
-  run = make_run(cohort, tmp_path, "model.dropout=0.0")
+def test_unlabelled_scan_changes_no_gradient(tmp_path):
+  features = tmp_path / "features"
+  helpers.write_features(features)
+  run = make_run(features, tmp_path, "model.dropout=0.0")
   model, _, settings = run.build()
   batch = make_batch(run, [padded(run, [0, 1])])
   optimizer = _Gradients()
