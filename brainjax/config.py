@@ -205,6 +205,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   # by participants; "source": all pairs of a source and a class as often
   data.sampling = "natural"  # of training scans
   data.scans_per_step = 16  # scans an optimizer step sees, on average
+  # Unset = within 5 % of what the line above asks for, where there is least
+  # filler. It stays what the first start of a run derived.
+  data.steps_per_epoch = config_dict.placeholder(int)  # 0 = the nearest to it
   data.packs = config_dict.placeholder(int)  # G; unset = one a device
   data.pack_slices = config_dict.placeholder(int)  # N; unset = derived
   data.read_threads = 2  # threads that read and pack batches

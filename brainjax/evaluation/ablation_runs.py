@@ -146,12 +146,14 @@ def _write_config(
   folder.mkdir(parents=True, exist_ok=True)
   file = folder / "config.json"
   if file.is_file():
+    before = workdir_lib.read_config(file)
+    workdir_lib.adopt_unset(config, before)
     workdir_lib.refuse_changes(config, folder)
-    before = workdir_lib.read_config(file).train.epochs
-    if before != config.train.epochs:  # which a run alone may change
+    epochs = before.train.epochs
+    if epochs != config.train.epochs:  # which a run alone may change
       raise InputError(
         f"config.train.epochs={config.train.epochs}: heads that are there were"
-        f" given {before}; leave it at that, or choose another --workdir"
+        f" given {epochs}; leave it at that, or choose another --workdir"
       )
   records.write_text(file, config_lib.to_json(config))
 

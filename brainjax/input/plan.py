@@ -9,11 +9,16 @@ is a pure function of (seed, epoch), blind to hosts and devices.
 import bisect
 import dataclasses
 import heapq
+import math
 
 import numpy as np
 
 from brainjax import InputError
 from brainjax.input.sampling import Sampling
+
+STEPS_OFF = 0.05  # of the steps asked for, to save filler
+NEAREST = 0  # instead of a number of steps
+MOST_TRIED = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +47,24 @@ def plan_shape(
   scans_per_step: float,
   pack_slices: int | None,
   longest: int,
+  steps_per_epoch: int | None = None,
 ) -> PackShape:
   """Derives the sizes of a batch from the lengths of the training scans.
 
   Without `pack_slices`, N is the smallest multiple of 8 that holds the fullest
-  pack and the longest scan. With it, the epoch gets the fewest steps it fits
-  into. B is the most scans that any pack can come to hold, however ties fall.
+  pack and the longest scan, and the epoch gets the number of steps, within
+  `STEPS_OFF` of what `scans_per_step` asks for, that takes the fewest slots.
+  With it, the epoch gets the fewest steps it fits into. B is the most scans
+  that any pack can come to hold, however ties fall.
+
+  >>> plan_shape(
+  ...   np.ones(1677, np.int32),
+  ...   packs=1,
+  ...   scans_per_step=32,
+  ...   pack_slices=None,
+  ...   longest=1,
+  ... )
+  PackShape(packs=1, slices=32, rows=32, longest=1, steps_per_epoch=53)
 
   Args:
     lengths: i32[R] slices of each training scan; or `Sampling.envelope`, which
@@ -56,10 +73,12 @@ def plan_shape(
     scans_per_step: Scans of a step, on average; unused if N is given.
     pack_slices: N, or None to derive it.
     longest: S, slices of the longest scan of all splits.
+    steps_per_epoch: None to derive it; `NEAREST` for the number nearest to
+      what is asked for, whatever the filler.
 
   Raises:
-    InputError: There are more packs than scans to fill them, or the longest
-      scan does not fit a pack.
+    InputError: There are more packs than scans to fill them, the longest scan
+      does not fit a pack, or both N and the steps are given.
   """
   _check_lengths(lengths, longest)
   num_scans = len(lengths)
@@ -76,10 +95,25 @@ def plan_shape(
         " config.data.packs to less"
       )
     # At most R // G: with lengths of at least 1, no pack then stays empty.
-    steps = max(1, min(round(num_scans / scans_per_step), num_scans // packs))
+    most = num_scans // packs
+    asked = num_scans / scans_per_step
+    if steps_per_epoch is None:
+      steps = _thriftiest(lengths, packs, asked, longest)
+    else:
+      steps = steps_per_epoch or _nearest(asked, most)
+    if not 0 < steps <= most:
+      raise InputError(
+        f"config.data.steps_per_epoch={steps}: {num_scans} training scans fill"
+        f" {packs} packs of 1 to {most} steps; set it to one of these"
+      )
     load, rows = _fullest(lengths, steps * packs)
-    pack_slices = 8 * _ceil_div(max(load, longest), 8)
+    pack_slices = _slots(max(load, longest))
   else:
+    if steps_per_epoch:
+      raise InputError(
+        f"config.data.steps_per_epoch={steps_per_epoch}: follows from"
+        f" config.data.pack_slices={pack_slices}; leave one of them unset"
+      )
     if longest > pack_slices:
       raise InputError(
         f"config.data.pack_slices={pack_slices}: the longest scan has"
@@ -96,6 +130,48 @@ def plan_shape(
     )
     _, rows = _fullest(lengths, steps * packs)
   return PackShape(packs, pack_slices, rows, longest, steps)
+
+
+def _nearest(asked: float, most: int) -> int:
+  return max(1, min(round(asked), most))
+
+
+def _slots(load: int) -> int:
+  """Returns the N of which the fullest pack holds so many slices."""
+  return 8 * _ceil_div(load, 8)
+
+
+def _thriftiest(
+  lengths: np.ndarray, packs: int, asked: float, longest: int
+) -> int:
+  """Returns the steps near `asked` whose packs have the fewest slots."""
+  num_scans = len(lengths)
+  shortest_first = np.cumsum(np.sort(lengths), dtype=np.int64)
+
+  def rank(steps: int, load: int) -> tuple[int, float, int]:
+    return steps * _slots(max(load, longest)), abs(steps - asked), steps
+
+  def at_least(steps: int) -> tuple[int, float, int]:
+    # Some pack has the average of slices, and some the average of scans.
+    num_packs = steps * packs
+    scans = _ceil_div(num_scans, num_packs)
+    average = _ceil_div(int(shortest_first[-1]), num_packs)
+    return rank(steps, max(average, int(shortest_first[scans - 1])))
+
+  most = num_scans // packs
+  best = _nearest(asked, most)
+  near = range(
+    max(1, math.ceil(asked * (1 - STEPS_OFF))),
+    min(most, math.floor(asked * (1 + STEPS_OFF))) + 1,
+  )
+  found = rank(best, _fullest(lengths, best * packs)[0])
+  # The most promising; to pack all would take minutes of a large cohort.
+  for lowest in sorted(map(at_least, near))[:MOST_TRIED]:
+    if lowest >= found:
+      break
+    steps = lowest[-1]
+    found = min(found, rank(steps, _fullest(lengths, steps * packs)[0]))
+  return found[-1]
 
 
 def epoch_plan(

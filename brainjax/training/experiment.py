@@ -307,6 +307,8 @@ def resolve(
     )
   classes = tuple(config_lib.parse_classes(config.task.classes))
   experiment = _derive(config, workdir, record_set, classes, scans)
+  if config.data.pack_slices is None and config.data.steps_per_epoch is None:
+    config.data.steps_per_epoch = experiment.shape.steps_per_epoch
   experiment = dataclasses.replace(
     experiment, intensity=_fit_or_read_scale(experiment)
   )
@@ -422,6 +424,7 @@ def _derive(
     scans_per_step=config.data.scans_per_step,
     pack_slices=config.data.pack_slices,
     longest=int(max(sum(lengths.values(), []))),
+    steps_per_epoch=config.data.steps_per_epoch,
   )
   return Experiment(
     config, workdir, record_set, classes, scans, targets, shape, sampling, scale

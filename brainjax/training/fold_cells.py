@@ -203,6 +203,7 @@ def _equal_shapes(experiments: Sequence[Experiment]) -> list[plan.PackShape]:
       scans_per_step=len(drawn) / steps,
       pack_slices=None,
       longest=one.shape.longest,
+      steps_per_epoch=steps,
     )
   widest = plan.PackShape(
     packs=experiments[0].shape.packs,

@@ -19,6 +19,7 @@ import ml_collections
 
 from brainjax import InputError, records
 from brainjax import config as config_lib
+from brainjax.input import plan
 
 SPLIT_COLUMNS = (
   "participant_id",
@@ -84,6 +85,9 @@ def read_config(path: pathlib.Path) -> ml_collections.ConfigDict:
   always what was done before.
   """
   fields: Any = _tuples(json.loads(path.read_text()))
+  if fields["data"].get("pack_slices") is None:
+    # Written before there was a choice: the run keeps its plan.
+    fields["data"].setdefault("steps_per_epoch", plan.NEAREST)
   rate = fields["optimizer"].pop("encoder_rate", 1.0)
   if rate != 1:  # written before there were `rates`
     fields["optimizer"]["rates"] = (f"encoder: {rate}",)

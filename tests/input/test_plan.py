@@ -94,6 +94,41 @@ def test_derived_pack_is_the_smallest_and_none_is_empty(lengths, packs, more):
   assert pack_loads(plan.epoch_plan(lengths, 0, 0, shape), lengths).min() > 0
 
 
+@hypothesis.settings(property_test, max_examples=20)
+@hypothesis.given(
+  st.lists(st.integers(1, 12), min_size=60, max_size=120),
+  st.integers(1, 2),
+  st.integers(0, 2),
+)
+def test_the_steps_near_those_asked_for_have_least_filler(lengths, packs, more):
+  lengths = np.array(lengths)
+  asked = len(lengths) / (packs + more)
+  shape = shape_of(lengths, packs=packs, scans_per_step=packs + more)
+
+  def cost(steps):
+    load = max(fullest_pack(lengths, packs * steps), shape.longest)
+    return steps * 8 * -(-load // 8), abs(steps - asked)
+
+  most = len(lengths) // packs
+  near = {
+    steps
+    for steps in range(1, most + 1)
+    if abs(steps - asked) <= 0.05 * asked or steps == min(round(asked), most)
+  }
+  assert len(near) <= plan.MOST_TRIED
+  assert shape.steps_per_epoch in near
+  assert cost(shape.steps_per_epoch) == min(map(cost, near))
+
+
+def test_the_nearest_number_of_steps_can_be_had():
+  lengths = np.ones(1677, np.int32)
+  facts = {"packs": 1, "scans_per_step": 32, "pack_slices": None, "longest": 1}
+  nearest = plan.plan_shape(lengths, **facts, steps_per_epoch=plan.NEAREST)
+  assert nearest == plan.PackShape(1, 40, 33, 1, steps_per_epoch=52)
+  given = plan.plan_shape(lengths, **facts, steps_per_epoch=54)
+  assert given == plan.PackShape(1, 32, 32, 1, steps_per_epoch=54)
+
+
 @property_test
 @hypothesis.given(SCANS, st.integers(1, 4), st.integers(40, 90))
 def test_given_pack_takes_the_fewest_steps(lengths, packs, pack_slices):

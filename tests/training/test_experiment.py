@@ -114,9 +114,50 @@ def test_packs_of_the_first_start_stay(cohort, tmp_path):
   assert again.shape == first.shape
 
 
+def test_a_run_keeps_its_plan(tmp_path):
+  folder = tmp_path / "records"
+  helpers.write_cohort(folder, participants=60)
+  first = resolve(folder, tmp_path / "run", "data.scans_per_step=1")
+  assert first.config.data.steps_per_epoch == 35  # 36 scans: less filler
+  assert first.shape.steps_per_epoch == 35
+  again = resolve(folder, tmp_path / "run", "data.scans_per_step=1")
+  assert again.config.to_dict() == first.config.to_dict()
+  # As a run of before wrote it: it took the number nearest to what was asked.
+  path = tmp_path / "run" / "config.json"
+  fields = json.loads(path.read_text())
+  del fields["data"]["steps_per_epoch"]
+  path.write_text(json.dumps(fields))
+  for _ in range(2):
+    earlier = resolve(folder, tmp_path / "run", "data.scans_per_step=1")
+    assert earlier.shape.steps_per_epoch == 36
+  model_file.write_model_file(earlier, num_parameters=7)
+  assert experiment.open_run(tmp_path / "run").shape == earlier.shape
+  with pytest.raises(InputError, match="steps_per_epoch .0 before, 35 now"):
+    resolve(
+      folder,
+      tmp_path / "run",
+      "data.scans_per_step=1",
+      "data.steps_per_epoch=35",
+    )
+
+
+def test_given_slices_leave_the_steps_to_follow(cohort, tmp_path):
+  for _ in range(2):
+    run = resolve(cohort, tmp_path, "data.pack_slices=16")
+    assert run.config.data.steps_per_epoch is None
+  with pytest.raises(InputError, match="follows from config.data.pack_slices"):
+    resolve(
+      cohort,
+      tmp_path / "both",
+      "data.pack_slices=16",
+      "data.steps_per_epoch=3",
+    )
+
+
 @pytest.mark.parametrize(
   "override, message",
   [
+    ("data.steps_per_epoch=99", "config.data.steps_per_epoch=99: 18 training"),
     ("data.packs=3", "config.data.packs=3: does not divide among 2 devices"),
     ("model.encoder.preset=huge", "config.model.encoder.preset='huge'"),
     ("train.epochs=0", "config.train.epochs=0: at least 1"),
