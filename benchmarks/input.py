@@ -254,22 +254,26 @@ def alternate_cpu(sides, repeats: int) -> dict[str, list[float]]:
   return seconds
 
 
-def wait_fraction(side, epochs: int) -> float:
-  """Returns the share of time that steps of `STEP_SECONDS` wait for data.
+def wait_for_data(side, epochs: int) -> tuple[float, float]:
+  """Lets steps of `STEP_SECONDS` wait for data.
 
   A step is simulated by sleeping, so nothing runs ahead of it. The wait for
   the first batch is left out.
+
+  Returns:
+    The share of the time that they wait, and the median wait of a step in ms,
+    in which a pause that other processes cause is not seen.
   """
   batches = iter(side.batches(epochs))
   next(batches)
-  began, waited = time.perf_counter(), 0.0
+  began, waits = time.perf_counter(), []
   while True:
     time.sleep(STEP_SECONDS)
     waiting = time.perf_counter()
     batch = next(batches, None)
     if batch is None:
-      return waited / (waiting - began)
-    waited += time.perf_counter() - waiting
+      return sum(waits) / (waiting - began), 1e3 * statistics.median(waits)
+    waits.append(time.perf_counter() - waiting)
 
 
 def main() -> None:
@@ -296,22 +300,26 @@ def main() -> None:
             record_set, folder, dtype=dtype, workers=workers
           )
     seconds = alternate(sides, "run", repeats)
-    waits = {
-      name: wait_fraction(side, 2 if args.quick else 6)
-      for name, side in sides.items()
-    }
+    waits = {name: wait_for_data(side, 6) for name, side in sides.items()}
     cpu = alternate_cpu(sides, repeats)
   count, ratios, figures = len(record_set), {}, {}
-  print(f"{'side':28}{'volumes/s':>10}{'CPU ms each':>13}{'data wait':>11}")
+  print(
+    f"{'side':28}{'volumes/s':>10}{'CPU ms each':>13}{'data wait':>11}"
+    f"{'median a step, ms':>19}"
+  )
   for name, times in seconds.items():
     speed = EPOCHS * count / statistics.median(times)
     each = 1e3 * statistics.median(cpu[name]) / (EPOCHS * count)
     figures[name] = {
       "volumes_per_second": speed,
       "cpu_ms_per_volume": each,
-      "data_wait": waits[name],
+      "data_wait": waits[name][0],
+      "data_wait_median_ms": waits[name][1],
     }
-    print(f"{name:28}{speed:10.0f}{each:13.2f}{waits[name]:11.1%}")
+    print(
+      f"{name:28}{speed:10.0f}{each:13.2f}{waits[name][0]:11.1%}"
+      f"{waits[name][1]:17.2f}"
+    )
   for key, name, dtype, taken in (
     ("input_vs_monai", "ours", "float32", seconds),
     ("input_vs_monai_uint8", "ours", "uint8", seconds),
