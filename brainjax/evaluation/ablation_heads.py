@@ -233,7 +233,7 @@ def _time_forward(plan, progress) -> dict[str, float]:
     Milliseconds of one scan, and scans a second, 64 at a time; medians.
   """
   best = jax.tree.map(lambda leaf: leaf[0], progress.best)
-  variables = {"params": best.params, "batch_stats": best.batch_stats}
+  variables = best.variables
   model, length = plan.trainer.model, plan.trainer.settings.max_length
 
   @jax.jit

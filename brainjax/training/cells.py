@@ -286,4 +286,4 @@ def make_store(
 
 def _answering(state: TrainState) -> TrainState:
   """Returns what of a state answers, without what only training needs."""
-  return TrainState(state.step, state.weights, state.batch_stats, ())
+  return TrainState(state.step, **state.variables, opt_state=())

@@ -30,7 +30,7 @@ def make_eval_step(
     slices = dequantise(batch, settings.zero_code, settings.standard)
     reconstructs = settings.objective == "reconstruct"
     outputs: Any = model.apply(
-      {"params": state.weights, "batch_stats": state.batch_stats},
+      state.variables,
       slices,
       *model_inputs(batch),
       num_rows=settings.num_rows,
@@ -58,7 +58,7 @@ def make_attention_step(
   def attention_step(state: TrainState, batch: Batch):
     owner, position = batch["owner"], batch["position"]
     outputs: Any = model.apply(
-      {"params": state.weights, "batch_stats": state.batch_stats},
+      state.variables,
       dequantise(batch, settings.zero_code, settings.standard),
       *model_inputs(batch),
       num_rows=settings.num_rows,
@@ -94,7 +94,7 @@ def make_reconstruction_step(
 
   def reconstruction_step(state: TrainState, batch: Batch):
     drawn, embedding = model.apply(
-      {"params": state.weights, "batch_stats": state.batch_stats},
+      state.variables,
       dequantise(batch, settings.zero_code, settings.standard),
       *model_inputs(batch),
       num_rows=settings.num_rows,

@@ -44,7 +44,7 @@ def write_model_file(
     "splits_sha256": records.sha256_of(experiment.workdir / "splits.csv"),
     "objective": experiment.objective,
     # The field of a checkpoint that answers.
-    "weights": "ema" if config.optimizer.ema_decay else "params",
+    "weights": "averages" if config.optimizer.ema_decay else "params",
     **_groups(experiment, start),
     "start": start,
     "reference": _fit_reference(experiment),

@@ -72,7 +72,8 @@ class Runner:
       batch_stats=self.state.batch_stats | variables["batch_stats"],
     )
     if isinstance(state, AveragedState):
-      state = state.replace(ema=state.params)
+      started = {"params": state.params, "batch_stats": state.batch_stats}
+      state = state.replace(averages=started)
     self.adopt(state)
 
   @functools.cached_property

@@ -23,44 +23,44 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: Any
 
   @property
-  def weights(self) -> Any:
-    """The parameters that answer, f32."""
-    return self.params
+  def variables(self) -> dict[str, Any]:
+    """What answers: `{"params", "batch_stats"}`, f32."""
+    return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 class AveragedState(TrainState):
-  """A state that also holds a running average of the parameters.
+  """A state that also holds running averages of the parameters.
 
-  It is a class of its own so that a checkpoint without an average has no such
-  field. The BatchNorm statistics that answer with the average are the running
-  ones as they are, gathered under the parameters themselves.
+  It is a class of its own so that a checkpoint without averages has no such
+  field. The running BatchNorm statistics are averaged alike: those of the last
+  few steps, gathered under other parameters, would fit the averages badly.
 
   Attributes:
-    ema: The average, f32; it answers in the place of `params`.
+    averages: `{"params", "batch_stats"}`, f32; they answer.
   """
 
-  ema: Any
+  averages: Any
 
   @property
-  def weights(self) -> Any:
-    """The parameters that answer, f32."""
-    return self.ema
+  def variables(self) -> dict[str, Any]:
+    """What answers: `{"params", "batch_stats"}`, f32."""
+    return self.averages
 
 
-def average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
-  """Returns the running average of the weights after one more step.
+def average(averages: Any, new: Any, decay: float, step: jax.Array) -> Any:
+  """Returns the running averages after one more step.
 
       a <- d a + (1 - d) w,  d = min(decay, (1 + t) / (10 + t))
 
   The decay rises from 0.1, so that what was drawn at random is soon forgotten.
 
   Args:
-    ema: The average so far, f32.
-    params: The weights after the step, f32.
+    averages: So far, a, f32.
+    new: What the step left, w, f32.
     decay: The highest decay.
     step: i32[], t, steps done before this one.
 
   Source: TensorFlow's ExponentialMovingAverage with `num_updates`.
   """
   decay_now = jnp.minimum(decay, (1 + step) / (10 + step))
-  return jax.tree.map(lambda a, w: a + (1 - decay_now) * (w - a), ema, params)
+  return jax.tree.map(lambda a, w: a + (1 - decay_now) * (w - a), averages, new)

@@ -102,7 +102,7 @@ def init_state(
     opt_state=optimizer.init(variables["params"]),
   )
   if settings.ema_decay:
-    return AveragedState(**vars(state), ema=state.params)
+    return AveragedState(**vars(state), averages=state.variables)
   return state
 
 
@@ -226,8 +226,14 @@ def make_train_step(
       opt_state=jax.tree.map(keep, opt_state, state.opt_state),
     )
     if isinstance(state, AveragedState):
-      ema = average(state.ema, params, settings.ema_decay, state.step)
-      new_state = new_state.replace(ema=jax.tree.map(keep, ema, state.ema))
+      averages = average(
+        state.averages,
+        {"params": params, "batch_stats": batch_stats},
+        settings.ema_decay,
+        state.step,
+      )
+      averages = jax.tree.map(keep, averages, state.averages)
+      new_state = new_state.replace(averages=averages)
     return new_state, metrics | {"finite": finite.astype(jnp.float32)}
 
   return train_step

@@ -67,11 +67,12 @@ def load_trained(workdir: pathlib.Path) -> Trained:
     negative=facts["negative"],
   )
   abstract = variable_shapes(model, facts["objective"], facts["slice_shape"])
-  weights = facts.get("weights", "params")  # earlier runs had no average
-  abstract[weights] = abstract.pop("params")
+  averaged = facts["weights"] == "averages"
+  if averaged:
+    abstract = {"averages": abstract}
   step, folder = best_step(workdir), workdir / "checkpoints"
   variables = checkpoint.restore_arrays(folder, step, abstract)
-  variables["params"] = variables.pop(weights)
+  variables = variables["averages"] if averaged else variables
   run = Trained(
     workdir=workdir,
     facts=facts,
@@ -122,6 +123,12 @@ def read_model_file(workdir: pathlib.Path) -> dict[str, Any]:
     raise InputError(
       f"{path}: schema version {content['schema_version']}, this brainjax"
       f" reads {SCHEMA_VERSION}; run `brainjax train` again, with another"
+      " --workdir"
+    )
+  if content.setdefault("weights", "params") == "ema":
+    raise InputError(
+      f"{path}: its averages are of an earlier brainjax and leave out"
+      " BatchNorm's statistics; run `brainjax train` again, with another"
       " --workdir"
     )
   # A run from before these existed told all classes apart alike.

@@ -1,9 +1,12 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from brainjax.training import state
+from brainjax import InputError
+from brainjax.training import state, trained
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.99])
@@ -20,6 +23,16 @@ def test_the_average_of_the_weights(decay):
 
 
 def test_the_average_answers():
-  fields = {"step": 0, "params": "now", "batch_stats": {}, "opt_state": ()}
-  assert state.TrainState(**fields).weights == "now"
-  assert state.AveragedState(**fields, ema="average").weights == "average"
+  now = {"params": "now", "batch_stats": "of now"}
+  averages = {"params": "average", "batch_stats": "average of those"}
+  fields = {"step": 0, "opt_state": (), **now}
+  assert state.TrainState(**fields).variables == now
+  averaged = state.AveragedState(**fields, averages=averages)
+  assert averaged.variables == averages
+
+
+def test_averages_of_an_earlier_version_are_refused(tmp_path):
+  content = {"schema_version": trained.SCHEMA_VERSION, "weights": "ema"}
+  (tmp_path / "model.json").write_text(json.dumps(content))
+  with pytest.raises(InputError, match="leave out BatchNorm's statistics"):
+    trained.read_model_file(tmp_path)

@@ -151,13 +151,14 @@ def test_average_and_schedule_survive_a_crash_and_the_average_answers(
   np.testing.assert_allclose(rates, 1e-3 * np.array(wanted), rtol=1e-6)
   runner = Runner(experiment.open_run(tmp_path / "run"))
   restore_best(runner)
-  used = trained.load_trained(tmp_path / "run").variables["params"]
-  jax.tree.map(np.testing.assert_array_equal, used, runner.state.ema)
-  kernel = runner.state.params["classifier"]["kernel"]
-  assert np.abs(used["classifier"]["kernel"] - kernel).max() > 1e-5
+  used = trained.load_trained(tmp_path / "run").variables
+  jax.tree.map(np.testing.assert_array_equal, used, runner.state.averages)
+  for kind, answering in used.items():
+    last = jax.tree.leaves(getattr(runner.state, kind))[-1]
+    assert np.abs(jax.tree.leaves(answering)[-1] - last).max() > 1e-5
   subset = runner.experiment.subset("test")
   scores = runner.score(subset)
-  runner.state = runner.state.replace(params=runner.state.ema)
+  runner.state = runner.state.replace(**used)
   np.testing.assert_array_equal(runner.score(subset), scores)
 
 
