@@ -25,7 +25,7 @@ test: $(STAMP) ## The tests, but for the slow ones
 	.venv/bin/python -m pytest -m "not slow and not soak" $(PYTEST_ARGS)
 
 test-slow: $(STAMP) ## The slow tests
-	.venv/bin/python -m pytest -m "slow and not soak" $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -m slow $(PYTEST_ARGS)
 
 soak: $(STAMP) ## Twenty kills, 2,000 steps, 2,000 damaged files of each kind
 	.venv/bin/python -m pytest -m soak

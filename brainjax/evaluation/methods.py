@@ -216,8 +216,8 @@ def _training(run: Run) -> Iterator[str]:
   yield from _loss_extras(train)
   if optimizer["ema_decay"]:
     yield (
-      "The parameters that answer are a running average of those of the steps"
-      f" (decay {optimizer['ema_decay']:g})."
+      "What answers, parameters and statistics of BatchNorm, is a running"
+      f" average of those of the steps (decay {optimizer['ema_decay']:g})."
     )
   ranges = augmentation_figure.describe(config["augment"])
   yield f"Augmentation: {ranges or 'none'}."

@@ -156,10 +156,14 @@ def _index_of(
 
 
 def empty_for(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-  """Returns f32[...] to be filled, in the file's order.
+  """Returns f32[X,Y,Z] to be filled, in the file's order.
 
   In memory its axes run the way that RAS+ has them, so that `volume_of` need
   not copy it.
+
+  Args:
+    affine: f64[4,4], voxel -> millimetres (RAS+), invertible.
+    shape: X, Y and Z.
   """
   _, signs = orientations.io_orientation(affine).T
   backwards = tuple(slice(None, None, int(sign)) for sign in signs)
@@ -177,6 +181,16 @@ def fill(
 
   What is read is thus still in the processor's cache when it is turned; and
   gzip makes an object of all that it is asked for at once.
+
+  Args:
+    array: f32[X,Y,Z], written to.
+    stream: At the first voxel; the first axis runs fastest.
+    dtype: Of the voxels in it.
+    slope: Each voxel is multiplied by it.
+    inter: And this is added.
+
+  Raises:
+    EOFError: The stream ends before the array is full.
   """
   row_bytes = array.shape[0] * array.shape[1] * dtype.itemsize
   step = max(1, _PIECE // row_bytes)

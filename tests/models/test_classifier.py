@@ -11,7 +11,6 @@ import pytest
 
 from brainjax.models.build import build_classifier
 from brainjax.models.classifier import Classifier
-from brainjax.models.densenet import DenseNet
 from brainjax.models.densenet3d import DenseNet3D
 from brainjax.models.heads import build_head
 
@@ -63,13 +62,6 @@ QUICK = Classifier(
   num_classes=3,
   dropout=0.5,
   statistics="pack",
-)
-
-
-# As built, but for fewer layers.
-SMALL = QUICK.clone(
-  encoder=DenseNet(growth_rate=4, block_config=(1,), num_init_features=4),
-  dropout=0.0,
 )
 
 
@@ -202,7 +194,7 @@ def test_gradient_of_the_scatter_is_a_gather():
 
 
 def test_content_of_filler_changes_no_bit():
-  model = SMALL
+  model = classifier()
   params = variables(model)["params"]
 
   @jax.jit
@@ -227,20 +219,22 @@ def test_content_of_filler_changes_no_bit():
 
 
 def test_amount_of_filler_changes_only_rounding():
-  given, _ = train(SMALL, variables(SMALL), batch(num_slices=N + 3))
-  expected, _ = train(SMALL, variables(SMALL), batch())
+  model = classifier()
+  given, _ = train(model, variables(model), batch(num_slices=N + 3))
+  expected, _ = train(model, variables(model), batch())
   np.testing.assert_allclose(given, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_pack_statistics_are_of_each_pack():
+  model = classifier(statistics="pack")
   inputs = batch()
-  together, _ = train(SMALL, variables(SMALL), inputs)
-  alone, _ = train(SMALL, variables(SMALL), [v[1:] for v in inputs])
+  together, _ = train(model, variables(model), inputs)
+  alone, _ = train(model, variables(model), [v[1:] for v in inputs])
   np.testing.assert_allclose(together[1], alone[0], atol=1e-5)
 
 
 def test_batch_statistics_are_of_all_packs():
-  model = SMALL.clone(statistics="batch")
+  model = classifier(statistics="batch")
   slices, owner, position, positions_mm = batch()
   together, updates = train(model, variables(model), batch())
   # The same scans in one pack: rows of the second follow those of the first.
@@ -281,7 +275,7 @@ def run_on_eight_devices(model, function):
 
 @pytest.mark.parametrize("statistics", ["batch", "pack"])
 def test_devices_exchange_statistics_alone(statistics):
-  model = SMALL.clone(statistics=statistics)
+  model = classifier(statistics=statistics)
   collectives, given = run_on_eight_devices(
     model, functools.partial(run, model, train=True)
   )
@@ -294,7 +288,7 @@ def test_devices_exchange_statistics_alone(statistics):
 
 
 def test_pack_statistics_need_no_exchange_but_for_running_averages():
-  model = SMALL.clone(dropout=0.5)
+  model = classifier(statistics="pack", dropout=0.5)
   collectives, _ = run_on_eight_devices(
     model, lambda *args: run(model, *args, train=True)[0]
   )
@@ -356,7 +350,6 @@ def test_packs_of_volumes_share_statistics_or_have_their_own():
   assert np.abs(train(shared, given, both)[0][:1] - alone).max() > 1e-3
 
 
-@pytest.mark.slow
 def test_an_empty_row_of_volumes_has_no_gradient():
   model = of_volumes()
   slices, owner, position, positions_mm = batch()

@@ -79,17 +79,7 @@ def variants():
   }
 
 
-# The soak asks for what others of these do as well, two at a time.
-SOAK = ("pmap, own statistics", "in parts")
-
-
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=pytest.mark.soak if name in SOAK else ())
-    for name in variants()
-  ],
-)
+@pytest.mark.parametrize("name", variants())
 def test_however_it_is_dealt_it_is_the_same(cohort, tmp_path, one_device, name):
   devices, statistics, overrides = variants()[name]
   statistics_override = f"model.encoder.statistics={statistics}"

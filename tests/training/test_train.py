@@ -269,7 +269,7 @@ def test_nothing_is_compiled_after_the_first_step(
 @pytest.mark.parametrize(
   "num_kills",
   [
-    pytest.param(1, marks=pytest.mark.slow),
+    pytest.param(2, marks=pytest.mark.slow),
     pytest.param(19, marks=pytest.mark.soak),
   ],
 )
