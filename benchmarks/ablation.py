@@ -22,6 +22,7 @@ import time
 import brainjax
 
 brainjax.set_xla_flags()
+brainjax.keep_freed_memory()
 brainjax.set_compilation_cache()
 
 import jax  # noqa: E402  (after the flags are set)

@@ -23,6 +23,7 @@ import statistics
 import brainjax
 
 brainjax.set_xla_flags()
+brainjax.keep_freed_memory()
 
 import flax.linen as nn  # noqa: E402  (after the flags are set)
 import jax  # noqa: E402

@@ -32,6 +32,7 @@ import time
 import brainjax
 
 brainjax.set_xla_flags()
+brainjax.keep_freed_memory()
 
 import jax  # noqa: E402  (after the flags are set)
 import numpy as np  # noqa: E402

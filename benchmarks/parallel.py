@@ -19,6 +19,7 @@ import statistics
 import brainjax
 
 brainjax.set_xla_flags()
+brainjax.keep_freed_memory()
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")  # accelerators stay as many
 
 import jax  # noqa: E402  (after the flags are set)

@@ -34,6 +34,7 @@ import time
 import brainjax
 
 brainjax.set_xla_flags()
+brainjax.keep_freed_memory()
 
 import jax  # noqa: E402  (after the flags are set)
 import nibabel as nib  # noqa: E402

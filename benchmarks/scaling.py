@@ -37,6 +37,7 @@ import types
 import brainjax
 
 brainjax.set_xla_flags()
+brainjax.keep_freed_memory()
 
 import jax  # noqa: E402  (after the flags are set)
 import jax.numpy as jnp  # noqa: E402

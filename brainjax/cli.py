@@ -107,6 +107,7 @@ def _prepare_process() -> None:
   from absl import logging as absl_logging
 
   brainjax.set_xla_flags()
+  brainjax.keep_freed_memory()
   brainjax.set_compilation_cache()
   flags.FLAGS.mark_as_parsed()  # grain reads flags; nobody else parses them
   # Orbax logs, with a traceback, what it raises as well.

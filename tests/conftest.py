@@ -7,6 +7,7 @@ import signal
 import brainjax
 
 brainjax.set_xla_flags()
+brainjax.keep_freed_memory()
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the suite's time is compilation, and many tests compile the same.
