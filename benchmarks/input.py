@@ -84,7 +84,7 @@ def write_records(folder: pathlib.Path, count: int) -> records.RecordSet:
       )
     )
 
-  shard = folder / "shard-00000.arrayrecord"
+  shard = folder / "shard-00000.zip"
   sha256 = records.write_shard(shard, map(record, range(count)))
   rows = [{"record_index": index} for index in range(count)]
   records.write_csv(folder / "manifest.csv", ["record_index"], rows)

@@ -4,18 +4,17 @@ A record is what preparation hands to training: integer slices and all that is
 needed to undo the preparation. Its bytes are safetensors with JSON metadata,
 so reading one never runs code. A folder of records is
 
-    shard-00000.arrayrecord ...   records, `group_size:1,zstd:-5`
-    index.json                    schema, config, lengths, hashes
-    manifest.csv                  the manifest's rows plus `record_index`
-    rejected.csv                  scans that could not be prepared, and why
-    warnings.csv                  scans of which something is suspicious
+    shard-00000.zip ...   records, uncompressed
+    index.json            schema, config, lengths, hashes
+    manifest.csv          the manifest's rows plus `record_index`
+    rejected.csv          scans that could not be prepared, and why
+    warnings.csv          scans of which something is suspicious
 
 The features of an encoder are kept in the same way (`brainjax encode`): each
 slice is then one pixel of D float32 channels, and `index.json` says in
 "encoder" whose they are and what records they were made from.
 """
 
-import collections
 import contextlib
 import csv
 import dataclasses
@@ -25,16 +24,15 @@ import json
 import os
 import pathlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from array_record.python import array_record_module
 
-from brainjax import InputError
+from brainjax import InputError, shards
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ZERO_CODES = {
   np.dtype(np.uint8): 127,
   np.dtype(np.int16): 0,
@@ -243,9 +241,7 @@ class RecordSet:
   def __init__(self, path: str | os.PathLike[str]):
     """Opens the folder; `InputError` names the command to run if it is bad."""
     self.path = pathlib.Path(path)
-    self._idle_readers: dict[
-      int, list[array_record_module.ArrayRecordReader]
-    ] = collections.defaultdict(list)
+    self._shards: dict[int, shards.Shard] = {}
     index_file = self.path / "index.json"
     if not index_file.is_file():
       raise InputError(
@@ -318,28 +314,20 @@ class RecordSet:
 
   def __getitem__(self, record_index):
     entry = self.index["records"][record_index]
-    idle = self._idle_readers[entry["shard"]]
-    # A reader has a place in its file, so a thread takes one for itself. To
-    # read at that place copies a record once less than to read by number.
-    try:
-      reader = idle.pop()
-    except IndexError:
-      reader = self._open(entry["shard"])
-    reader.seek(entry["offset"])
-    data = reader.read()
-    idle.append(reader)
-    return decode(data)
+    shard = self._shards.get(entry["shard"])
+    if shard is None:
+      file = self.path / self.index["shards"][entry["shard"]]["file"]
+      shard = self._shards.setdefault(entry["shard"], shards.Shard(file))
+    return decode(shard.read(entry["offset"]))
 
-  def _open(self, shard: int) -> array_record_module.ArrayRecordReader:
-    name = self.index["shards"][shard]["file"]
-    return array_record_module.ArrayRecordReader(
-      str(self.path / name),
-      options="readahead_buffer_size:0,max_parallelism:0",
-    )
+
+def shard_name(number: int) -> str:
+  """Returns the name of a file of records in its folder."""
+  return f"shard-{number:05d}.zip"
 
 
 def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> str:
-  """Writes records into one ArrayRecord file, whole or not at all.
+  """Writes records into one file, whole or not at all.
 
   Args:
     path: The file; it appears only when complete.
@@ -352,22 +340,8 @@ def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> str:
     OSError: The file cannot be written.
   """
   with replacing(path) as partial:
-    # Fast rather than small: `zstd:1` saves a fifth of the bytes and takes
-    # twice as long to read; no compression saves little time beyond this.
-    writer = array_record_module.ArrayRecordWriter(
-      str(partial), "group_size:1,zstd:-5"
-    )
-    for data in records:
-      _written(writer.write, data)
-    _written(writer.close)
+    shards.write(partial, records)
   return sha256_of(path)
-
-
-def _written(write: Callable[..., Any], *data: bytes) -> None:
-  try:
-    write(*data)
-  except RuntimeError as error:  # with the system's own words in it
-    raise OSError(" ".join(str(error).split())) from error
 
 
 def write_index(

@@ -73,7 +73,7 @@ def write_records(
 ) -> records.RecordSet:
   """Writes a folder of records, as `brainjax prepare` does."""
   folder.mkdir(parents=True, exist_ok=True)
-  shard = folder / "shard-00000.arrayrecord"
+  shard = folder / "shard-00000.zip"
   sha256 = records.write_shard(shard, [records.encode(s) for s in scans])
   columns = ["participant_id", "label", "t1", "session_id", "group_id"]
   columns += ["source", "record_index"]

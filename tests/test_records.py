@@ -1,5 +1,7 @@
+import concurrent.futures
 import dataclasses
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -108,8 +110,41 @@ def test_a_damaged_record_is_refused_each_time_and_the_others_are_read(
       np.testing.assert_array_equal(
         record_set[index].slices, scans[index].slices
       )
-    with pytest.raises(RuntimeError, match="Corrupted"):
+    with pytest.raises(InputError, match="record 1 fails its checksum"):
       record_set[1]
+
+
+@pytest.mark.parametrize("kept", [0, 40, -1])
+def test_a_part_of_a_shard_is_refused(tmp_path, kept):
+  scans = [helpers.random_record(np.random.default_rng(0))]
+  record_set = helpers.write_records(tmp_path, scans)
+  file = tmp_path / record_set.index["shards"][0]["file"]
+  file.write_bytes(file.read_bytes()[:kept])
+  with pytest.raises(InputError, match="shard-00000.zip: damaged: "):
+    record_set[0]
+
+
+def test_a_shard_is_a_zip_file_of_safetensors(tmp_path):
+  scans = [helpers.random_record(np.random.default_rng(i)) for i in range(2)]
+  record_set = helpers.write_records(tmp_path, scans)
+  with zipfile.ZipFile(tmp_path / "shard-00000.zip") as archive:
+    assert archive.namelist() == ["000000.safetensors", "000001.safetensors"]
+    assert archive.testzip() is None
+    arrays = safetensors.numpy.load(archive.read("000001.safetensors"))
+  np.testing.assert_array_equal(arrays["slices"], scans[1].slices)
+  sha256 = record_set.index["shards"][0]["sha256"]
+  helpers.write_records(tmp_path, scans)
+  assert records.RecordSet(tmp_path).index["shards"][0]["sha256"] == sha256
+
+
+def test_threads_read_at_once(tmp_path):
+  scans = [helpers.random_record(np.random.default_rng(i)) for i in range(8)]
+  record_set = helpers.write_records(tmp_path, scans)
+  with concurrent.futures.ThreadPoolExecutor(4) as threads:
+    for index, record in enumerate(
+      threads.map(record_set.__getitem__, 40 * [*range(8)])
+    ):
+      np.testing.assert_array_equal(record.slices, scans[index % 8].slices)
 
 
 def test_record_set_of_another_schema_names_the_command(tmp_path):
@@ -182,9 +217,9 @@ def test_features_find_the_images_they_were_made_from(tmp_path):
   index_file.write_text(json.dumps(content))
   features = records.RecordSet(tmp_path / "features")
   assert features.images().path == images.path
-  shard = tmp_path / "records" / "shard-00000.arrayrecord"
+  shard = tmp_path / "records" / "shard-00000.zip"
   shard.rename(tmp_path / "elsewhere")
-  with pytest.raises(InputError, match="shard-00000.arrayrecord: missing"):
+  with pytest.raises(InputError, match="shard-00000.zip: missing"):
     features.images()
   encoder["records_sha256"] = "0"
   index_file.write_text(json.dumps(content))

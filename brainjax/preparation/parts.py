@@ -19,10 +19,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_record.python import array_record_module
 
 import brainjax
-from brainjax import records
+from brainjax import records, shards
 from brainjax.cohort.manifest import (
   MASKS,
   Manifest,
@@ -59,12 +58,7 @@ class Found(NamedTuple):
     """Returns the record's bytes."""
     if self.offset is None:
       return self.file.read_bytes()
-    reader = array_record_module.ArrayRecordReader(
-      str(self.file), options="readahead_buffer_size:0"
-    )
-    (data,) = reader.read([self.offset])
-    reader.close()
-    return data
+    return shards.Shard(self.file).read(self.offset)
 
 
 class Job(NamedTuple):
@@ -290,7 +284,8 @@ def find(out: pathlib.Path) -> dict[tuple[str, str], list[Found]]:
       for entry in index["records"]:
         facts = {n: v for n, v in entry.items() if n not in ("shard", "offset")}
         file = out / index["shards"][entry["shard"]]["file"]
-        add(facts, file, entry["offset"])
+        if file.is_file():
+          add(facts, file, entry["offset"])
       for facts in index["rejected"]:
         add(facts, index_file, None)
   return found

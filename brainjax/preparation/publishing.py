@@ -44,7 +44,7 @@ def publish(
   shards: dict[str, list[Found]] = {}
   for i, row in enumerate(rows):
     if "length" in row.facts:
-      name = f"shard-{i // config.shard_scans:05d}.arrayrecord"
+      name = records.shard_name(i // config.shard_scans)
       members = shards.setdefault(name, [])
       place = {"shard": len(shards) - 1, "offset": len(members)}
       entries.append(place | row.facts)
@@ -97,7 +97,7 @@ def move_in(out: pathlib.Path) -> None:
   (out / "index.json").unlink(missing_ok=True)
   shards = json.loads((new / "index.json").read_text())["shards"]
   names = {shard["file"] for shard in shards}
-  for old in out.glob("shard-*.arrayrecord"):
+  for old in out.glob("shard-*"):
     if old.name not in names:
       old.unlink()
   for file in new.iterdir():
@@ -117,6 +117,8 @@ def _is_published(
   if not file.is_file():
     return False
   index = json.loads(file.read_text())
+  if not all((out / shard["file"]).is_file() for shard in index["shards"]):
+    return False
   there = [index[name] for name in ("preparation", "records", "rejected")]
   return there == json.loads(json.dumps([config.to_dict(), entries, rejected]))
 

@@ -187,8 +187,9 @@ def _is_finished(out: pathlib.Path, entry: Mapping[str, Any]) -> bool:
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return False
   complete = (out / "index.json").is_file()
-  found = records.RecordSet(out).encoder if complete else None
-  if found is None:
+  features = records.RecordSet(out) if complete else None
+  found = features.encoder if features else None
+  if features is None or found is None:
     raise InputError(
       f"--out={out}: exists and was not made by `brainjax encode`; choose"
       " another folder"
@@ -198,6 +199,12 @@ def _is_finished(out: pathlib.Path, entry: Mapping[str, Any]) -> bool:
       raise InputError(
         f"--out={out}: holds features of another encoder or other records:"
         f" {name} was {found.get(name)!r}, is {value!r}; choose another folder"
+      )
+  for shard in features.index["shards"]:
+    if not (out / shard["file"]).is_file():
+      raise InputError(
+        f"{out / shard['file']}: missing; remove {out} and run the command"
+        " again"
       )
   return True
 
@@ -233,7 +240,7 @@ def _write(
     for shard, chunk in enumerate(left, len(shards)):
       features = dict(next(scans) for _ in chunk)
       num_features = features[int(chunk[0])].shape[-1]
-      name = f"shard-{shard:05d}.arrayrecord"
+      name = records.shard_name(shard)
       content = (
         records.encode(_feature_record(source[i], features[i]))
         for i in chunk.tolist()

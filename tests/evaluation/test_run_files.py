@@ -52,7 +52,7 @@ def test_records_and_the_tables_beside_them(tmp_path):
   [
     ("index.json", "no index.json; run `brainjax prepare"),
     ("manifest.csv", "manifest.csv"),
-    ("shard-00000.arrayrecord", "shard-00000.arrayrecord: missing"),
+    ("shard-00000.zip", "shard-00000.zip: missing"),
   ],
 )
 def test_records_that_lost_a_file(tmp_path, lost, said):

@@ -642,9 +642,20 @@ def test_a_shard_without_a_record_has_no_file(tmp_path):
   prepare.prepare(path, tmp_path / "records", SETTINGS)
   record_set = records.RecordSet(tmp_path / "records")
   files = [shard["file"] for shard in record_set.index["shards"]]
-  assert files == ["shard-00000.arrayrecord", "shard-00002.arrayrecord"]
+  assert files == ["shard-00000.zip", "shard-00002.zip"]
   ids = [record.participant_id for record in record_set]
   assert ids == ["p0", "p1", "p4", "p5"]
+
+
+def test_a_lost_shard_is_made_again(tmp_path):
+  path, out = _cohort(tmp_path, count=4, bad=()), tmp_path / "records"
+  settings = tiny_head.settings(shard_scans=2)
+  prepare.prepare(path, out, settings)
+  before = _hashes(out)
+  (out / "shard-00001.zip").unlink()
+  summary = prepare.prepare(path, out, settings)
+  assert summary.counts == {"kept": 2, "new": 2}
+  assert _hashes(out) == before
 
 
 def test_shards_do_not_change_the_records(tmp_path):

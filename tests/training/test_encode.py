@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -179,7 +180,7 @@ def interrupted(source, tmp_path, monkeypatch):
   write_shard = records.write_shard
 
   def interrupt(path, content):
-    if path.name == "shard-00002.arrayrecord":
+    if path.name == "shard-00002.zip":
       raise KeyboardInterrupt
     return write_shard(path, content)
 
@@ -193,7 +194,7 @@ def interrupted(source, tmp_path, monkeypatch):
 
 
 def flip_a_byte(partial):
-  file = partial / "shard-00001.arrayrecord"
+  file = partial / "shard-00001.zip"
   data = bytearray(file.read_bytes())
   data[len(data) // 2] ^= 1
   file.write_bytes(data)
@@ -211,7 +212,7 @@ def tell_of_another_encoder(partial):
   [
     (lambda partial: None, 5),
     (flip_a_byte, 15),
-    (lambda partial: (partial / "shard-00001.arrayrecord").unlink(), 15),
+    (lambda partial: (partial / "shard-00001.zip").unlink(), 15),
     (tell_of_another_encoder, 25),
     (lambda partial: (partial / "finished.json").unlink(), 25),
   ],
@@ -220,7 +221,7 @@ def test_an_interrupted_call_continues_with_what_it_had_finished(
   source, interrupted, tmp_path, change, encoded
 ):
   change(interrupted)
-  (interrupted / ".shard-00002.arrayrecord.0.partial").touch()
+  (interrupted / ".shard-00002.zip.0.partial").touch()
   source.write(tmp_path / "out")
   assert len(source.encoded) == encoded
   assert not interrupted.exists()
@@ -229,6 +230,14 @@ def test_an_interrupted_call_continues_with_what_it_had_finished(
   assert out.index == whole.index
   names = {path.name for path in out.path.iterdir()}
   assert names == {path.name for path in whole.path.iterdir()}
+
+
+def test_a_lost_shard_is_named(workdir, features, tmp_path):
+  out = tmp_path / "out"
+  shutil.copytree(features.path, out)
+  (out / "shard-00001.zip").unlink()
+  with pytest.raises(InputError, match="shard-00001.zip: missing; remove"):
+    encode.encode(workdir, out)
 
 
 def test_a_full_disk_is_one_line(workdir, tmp_path, monkeypatch):
