@@ -22,6 +22,7 @@ from brainjax.models.batch_norm import Statistics, normalise
 RESIDUALS = ("fast", "small")
 
 
+@functools.partial(jax.jit, static_argnames="stride")
 def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
   """Convolves f[N,H,W,I] with f[h,w,I,O], padded by half the kernel.
 
@@ -43,6 +44,14 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
     padding=[(height // 2, height // 2), (width // 2, width // 2)],
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
+
+
+@jax.jit
+def _convolve_vjp(
+  x: jax.Array, kernel: jax.Array, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the gradients of `convolve` by its arguments."""
+  return jax.vjp(convolve, x, kernel)[1](cotangent)
 
 
 class _Options(NamedTuple):
@@ -170,17 +179,14 @@ def _backward(options, residuals, cotangents):
     if y is None:
       y = convolve(a1, layer["conv1"]["kernel"])
     a2 = normalise(y, given["norm2"], layer["norm2"], weight)
-    _, convolve_vjp = jax.vjp(convolve, a2, layer["conv2"]["kernel"])
-    d_a2, d_conv2 = convolve_vjp(last)
-
+    d_a2, d_conv2 = _convolve_vjp(a2, layer["conv2"]["kernel"], last)
     d_y, d_norm2, of_bottleneck = batch_norm.normalise_vjp(
       d_a2, a2, y, given["norm2"], layer["norm2"], axis_name
     )
     d_y = batch_norm.add_through_statistics(
       d_y, y, given["norm2"], of_bottleneck, share
     )
-    _, convolve_vjp = jax.vjp(convolve, a1, layer["conv1"]["kernel"])
-    d_a1, d_conv1 = convolve_vjp(d_y)
+    d_a1, d_conv1 = _convolve_vjp(a1, layer["conv1"]["kernel"], d_y)
     d_x, d_norm1, of_inputs = batch_norm.normalise_vjp(
       d_a1, a1, x, given["norm1"], layer["norm1"], axis_name
     )
