@@ -14,7 +14,7 @@ import threadpoolctl
 
 from brainjax import InputError
 from brainjax.preparation import parts
-from brainjax.preparation.workers import Job, Result, Results
+from brainjax.preparation.workers import KILLED, Job, Result, Results
 
 _IN_FLIGHT = 2  # jobs handed out for each thread of a worker
 _TIMEOUT_SECONDS = 20
@@ -25,52 +25,64 @@ def run_jobs(
   jobs: Sequence[Job],
   *,
   address: str,
-  name_of: Callable[[Job], str],
+  was_begun: Callable[[Job], bool],
+  give_up: Callable[[Job, str], Result],
 ) -> Results[Result]:
   """Runs `function` on every job and yields (index, result) as they end.
 
-  A job whose worker is lost is given to another one. Workers may come and go.
+  A job whose worker is lost is given to another one, until Dask takes it for
+  what kills them. Workers may come and go.
 
   Args:
     function: Of a module. Run twice on a job, it must do the work once.
     jobs: Small; paths in them are absolute.
     address: Of the scheduler, e.g. "tcp://host:8786".
-    name_of: Names a job in an error.
+    was_begun: Whether a job that is not under way was begun: it is run last,
+      with no other beside it.
+    give_up: (job, why) -> result of a job that then too lost its workers.
 
   Raises:
     InputError: There is no such scheduler, it has no worker, or one of several
-      threads or another version; or a job lost several workers.
+      threads or another version.
   """
   distributed = _load_module()
+  alone: list[int] = []
+  waiting: list[int] = []
+  for index, job in enumerate(jobs):
+    (alone if was_begun(job) else waiting).append(index)
   with _connected(distributed, address) as client:
     _check_workers(client, address)
     running = distributed.as_completed(loop=client.loop)
     index_of: dict[Any, int] = {}
-    waiting = iter(enumerate(jobs))
+
+    def submit(index: int) -> Any:
+      # By itself a cluster would take two jobs that are alike for one.
+      return client.submit(_in_one_thread, function, jobs[index], pure=False)
 
     def fill() -> None:
-      threads = sum(client.nthreads().values())
-      for index, job in waiting:
-        # By itself a cluster would take two jobs that are alike for one.
-        future = client.submit(_in_one_thread, function, job, pure=False)
-        index_of[future] = index
+      most = _IN_FLIGHT * max(sum(client.nthreads().values()), 1)
+      while waiting and len(index_of) < most:
+        future = submit(waiting[0])
+        index_of[future] = waiting.pop(0)
         running.add(future)
-        if len(index_of) >= _IN_FLIGHT * max(threads, 1):
-          return
 
     fill()
     for future in running:
       index = index_of.pop(future)
       try:
         result = future.result()
-      except distributed.KilledWorker as error:
-        raise InputError(
-          f"{name_of(jobs[index])}: {error.allowed_failures + 1} workers of"
-          f" {address} were lost at it, perhaps for want of memory; the same"
-          " command continues"
-        ) from error
-      yield index, result
+      except distributed.KilledWorker:
+        # Dask suspects what waited for a lost worker as well.
+        (alone if was_begun(jobs[index]) else waiting).append(index)
+      else:
+        yield index, result
       fill()
+    for index in alone:
+      try:
+        result = submit(index).result()
+      except distributed.KilledWorker:
+        result = give_up(jobs[index], KILLED)
+      yield index, result
 
 
 def _load_module() -> Any:

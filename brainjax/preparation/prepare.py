@@ -92,7 +92,7 @@ def prepare(
 
   With another manifest or config, or where files changed, only those scans
   are prepared again that come out otherwise. A scan that cannot be prepared,
-  or whose worker is killed at it twice, the second time with it alone, is
+  or whose workers are killed at it, at last with no other beside it, is
   listed in `OUT/rejected.csv`, what is suspicious in `OUT/warnings.csv`.
 
   Args:
@@ -115,9 +115,12 @@ def prepare(
 
   def run(jobs: Sequence[parts.Job]) -> workers.Results[parts.Done]:
     if cluster:
-      jobs = [_with_absolute_paths(job) for job in jobs]
       return dask_cluster.run_jobs(
-        parts.prepare_row, jobs, address=cluster, name_of=_name
+        begun.prepare_row,
+        [_with_absolute_paths(job) for job in jobs],
+        address=cluster,
+        was_begun=begun.was_begun,
+        give_up=parts.reject_row,
       )
     return workers.run_jobs(
       begun.prepare_row,

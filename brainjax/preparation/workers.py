@@ -19,7 +19,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 Results = Generator[tuple[int, Result], None, None]
 KILLED = (
-  "its worker was killed twice, the second time with no other scan beside it,"
+  "its worker was killed more than once, at last with no other scan beside it,"
   " for want of memory or by a fault of a library; look at the file, or prepare"
   " it on a machine with more memory"
 )

@@ -11,20 +11,25 @@ import tiny_head
 
 from brainjax import InputError, records
 from brainjax.cohort import manifest
-from brainjax.preparation import dask_cluster, parts, prepare
+from brainjax.preparation import dask_cluster, parts, prepare, workers
 
 distributed = pytest.importorskip("distributed")
 
 SETTINGS = tiny_head.settings(shard_scans=3)
-# Says each time a scan is prepared; of p3, lasts until the worker is killed.
+# Says each time a scan is prepared; of p3, lasts until the worker is killed,
+# or kills it.
 SLOW = """
-import os, pathlib, sys, time
+import os, pathlib, signal, sys, time
 import brainjax.preparation.parts as parts
 whole = parts.prepare_scan
 log = pathlib.Path(sys.argv.pop(1))
 
 def prepare_scan(manifest, row, config, **kwargs):
   name = row["participant_id"]
+  if (log / "deadly").exists():
+    time.sleep(0.3)  # until others wait behind it
+    if name == "p3":
+      os.kill(os.getpid(), signal.SIGKILL)
   first = not (log / "killed").exists()
   if name == "p3" and first:
     (log / "pid").write_text(str(os.getpid()))
@@ -40,14 +45,24 @@ main()
 """
 
 
-def _start(command, folder):
+def _start(command, folder, failures):
+  name = "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"
   with open(folder / "log", "a") as log:
-    return subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
+    return subprocess.Popen(
+      [sys.executable, *command],
+      stdout=log,
+      stderr=log,
+      env=os.environ | {name: str(failures)},
+    )
 
 
 @pytest.fixture
-def cluster(tmp_path):
-  """Yields its address, and its folder."""
+def cluster(tmp_path, request):
+  """Yields its address, and its folder.
+
+  A parameter says how many workers a job may lose before Dask gives it up.
+  """
+  failures = getattr(request, "param", 3)
   folder = tmp_path / "cluster"
   folder.mkdir()
   file = folder / "scheduler.json"
@@ -61,8 +76,8 @@ def cluster(tmp_path):
     *("--no-nanny", "--nthreads=1", f"--local-directory={folder}"),
     "--no-dashboard",
   )
-  started = [_start(scheduler, folder)]
-  started += [_start(worker, folder) for _ in range(2)]
+  started = [_start(scheduler, folder, failures)]
+  started += [_start(worker, folder, failures) for _ in range(2)]
   try:
     _wait_for(file)
     address = json.loads(file.read_text())["address"]
@@ -110,6 +125,29 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_done_twice(
   for shard in sorted(out.glob("shard-*")):
     assert records.sha256_of(shard) == records.sha256_of(alone / shard.name)
   assert len(records.RecordSet(out)) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [0], indirect=True)
+def test_a_scan_that_kills_its_workers_is_rejected_and_ends_nothing(
+  tmp_path, cluster
+):
+  address, folder = cluster
+  (folder / "deadly").touch()
+  path, out = tiny_head.write_scans(tmp_path / "c", count=8), tmp_path / "out"
+  summary = prepare.prepare(path, out, SETTINGS, cluster=address)
+  ((file, reason),) = ((r["file"], r["reason"]) for r in summary.rejected)
+  assert file.endswith("p3.nii") and reason == workers.KILLED
+  others = [f"p{i}" for i in range(8) if i != 3]
+  assert [
+    row["participant_id"] for row in records.RecordSet(out).rows
+  ] == others
+  # Neither are those that waited behind it on the lost worker.
+  assert sorted((folder / "done").read_text().split()) == others
+  # Started again where it kills nobody, it is prepared, and it alone.
+  summary = prepare.prepare(path, out, SETTINGS)
+  assert summary.counts == {"kept": 7, "rejected before": 1}
+  assert summary.num_records == 8 and not summary.rejected
 
 
 def test_a_finished_job_is_not_done_again(tmp_path, monkeypatch):
