@@ -8,6 +8,7 @@ changes nothing.
 import contextlib
 import csv
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -65,7 +66,8 @@ def audit(
     progress: Gives a wrapper of a loop, from a text.
 
   Raises:
-    InputError: The input is none, or cannot be read.
+    InputError: The input is none, or cannot be read, or there can be no such
+      folder.
   """
   wrap = progress or (lambda _: lambda items, total=None: items)
   is_records = path.is_dir()
@@ -78,6 +80,7 @@ def audit(
       rows = [dict(row) for row in record_set.rows]
       if splits:
         rows = _with_splits(rows, split_rows, splits)
+      _make_folder(out)
       scans = [
         describe_record(record_set[i], rows[i])
         for i in wrap("reading records")(range(len(rows)))
@@ -88,6 +91,7 @@ def audit(
       rows = [dict(row) for row in manifest.rows]
       if splits:
         rows = _with_splits(rows, split_rows, splits)
+      _make_folder(out)  # early: what follows may take hours
       scans = _described(manifest, rows, num_workers, wrap("reading scans"))
       kind = {"kind": "manifest", "manifest_sha256": records.sha256_of(path)}
     answers = confounds.ask(scans, progress=wrap("asking probes"))
@@ -116,7 +120,6 @@ def audit(
     "groups": len({row["group_id"] for row in rows}),
     **verdict(findings),
   }
-  out.mkdir(parents=True, exist_ok=True)
   content = facts | {
     "findings": [dataclasses.asdict(finding) for finding in findings],
     "probes": [_probe_facts(answer) for answer in answers],
@@ -163,6 +166,15 @@ def verdict(findings: Iterable[Finding]) -> dict[str, Any]:
   }
 
 
+def _make_folder(out: pathlib.Path) -> None:
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise InputError(
+      f"{out}: {error.strerror}; choose another --out"
+    ) from error
+
+
 def _described(
   manifest: manifest_lib.Manifest,
   rows: Sequence[Row],
@@ -194,8 +206,13 @@ def _read_splits(path: pathlib.Path) -> list[dict[str, str]]:
   """Reads the `splits.csv` of a run."""
   if not path.is_file():
     raise InputError(f"{path}: no such file; a run leaves it in its workdir")
-  with open(path, newline="", encoding="utf-8") as file:
-    rows = list(csv.DictReader(file))
+  try:
+    text = path.read_text("utf-8")
+  except UnicodeDecodeError:
+    raise InputError(
+      f"{path}: not UTF-8; give the splits.csv that a run leaves in its workdir"
+    ) from None
+  rows = list(csv.DictReader(io.StringIO(text, newline="")))
   missing = set(_SPLIT_COLUMNS) - set(rows[0] if rows else ())
   if missing:
     raise InputError(

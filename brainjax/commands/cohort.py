@@ -114,9 +114,15 @@ def run(args) -> None:
       " manifest of each, and join them with `brainjax cohort manifest`"
     )
   root = args.roots if several else args.roots[0]
-  rows, columns = layouts.LAYOUTS[args.layout](root, **options)
-  demographics.normalise(rows)
-  manifest.write_manifest(args.out, rows, columns)
+  try:
+    rows, columns = layouts.LAYOUTS[args.layout](root, **options)
+    demographics.normalise(rows)
+    manifest.write_manifest(args.out, rows, columns)
+  except OSError as error:
+    file = error.filename2 or error.filename or args.out
+    raise InputError(
+      f"{file}: {error.strerror or error}; see to it, or choose another --out"
+    ) from error
   # Read back, so that what was written is known to be valid.
   counts = summary.summarise(manifest.read_manifest(args.out))
   _, _, scans, people, groups = counts[0]

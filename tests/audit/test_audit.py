@@ -124,6 +124,9 @@ def test_the_splits_of_a_run_count(cohort, tmp_path):
   write([{"participant_id": "p0"}])
   with pytest.raises(InputError, match="no column group_id"):
     checks(folder, rows, splits=splits)
+  splits.write_bytes(b"\xff\xfe")
+  with pytest.raises(InputError, match="not UTF-8; give the splits.csv"):
+    checks(folder, rows, splits=splits)
 
 
 def test_impossible_voxels_are_caught(cohort):
@@ -197,6 +200,9 @@ def test_the_command_says_what_it_found(cohort, capsys):
   assert "fail: Ids that look like one person" in said
   assert "p0 = p0B" in said
   assert cli.main(["audit", str(folder / "no.csv")]) == 2
+  # Before hours are spent on reading.
+  assert cli.main(["audit", str(path), "--out", str(path / "page")]) == 2
+  assert "choose another --out" in capsys.readouterr().err
 
 
 def test_records_are_audited_too(tmp_path, capsys):

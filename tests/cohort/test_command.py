@@ -53,6 +53,17 @@ def test_manifests_are_joined_and_tidied(tmp_path, capsys):
     assert cell_of(out, column) == cells
 
 
+def test_a_manifest_that_cannot_be_written_is_one_line(tmp_path, capsys):
+  (tmp_path / "set" / "glioma").mkdir(parents=True)
+  (tmp_path / "set" / "glioma" / "p1.nii").touch()
+  (tmp_path / "file").touch()
+  for out in (tmp_path, tmp_path / "file" / "m.csv"):
+    command = ["cohort", "folders", str(tmp_path / "set"), "--out", str(out)]
+    assert cli.main(command) == cli.EXIT_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path) in line and "choose another --out" in line
+
+
 @pytest.mark.parametrize(
   "arguments, message",
   [

@@ -107,8 +107,11 @@ def test_an_unknown_unit_is_refused(release):
 def test_a_folder_without_slices_is_refused(tmp_path):
   (tmp_path / "cvind.mat").touch()
   (tmp_path / "brainTumorDataPublic_1-766.zip").touch()
-  with pytest.raises(InputError, match="no slices; .*unpacked"):
+  found = "766.zip, cvind.mat, but no slices; .*unpacked"
+  with pytest.raises(InputError, match=found):
     figshare.read_figshare(tmp_path)
+  with pytest.raises(InputError, match="no such folder; .*unpacked"):
+    figshare.read_figshare(tmp_path / "missing")
 
 
 def test_a_slice_that_is_there_twice_is_refused(release):

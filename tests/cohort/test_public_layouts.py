@@ -229,6 +229,7 @@ def test_msd(tmp_path):
     ({"modality": {"0": "T1w", "1": "T1w"}}, "modality '1' is 'T1w'"),
     ({"training": {}}, "no training in it"),
     ({"training": ["a"]}, "'a' is no case"),
+    ({"training": MSD["training"] * 2}, "BRATS_457 stands in it twice"),
     ({"training": [{"image": 3, "label": 4}]}, "is no case"),
     ({"test": ["./imagesTs/BRATS_9.nii.gz"]}, "BRATS_9.nii.gz is not there"),
     ({"test": ["../../secret.nii.gz"]}, "lies outside"),
@@ -346,6 +347,30 @@ def test_tables_of_another_set_are_named(tmp_path):
   table.write_bytes("ID".encode("utf-16"))
   with pytest.raises(InputError, match=r"_v2\.csv: no CSV in UTF-8"):
     LAYOUTS["ucsf"](root)
+
+
+def test_a_person_without_a_finite_number_is_refused(tmp_path):
+  root = make(tmp_path, "IXI002-Guys-0828-T1.nii.gz")
+  for number in ("inf", "nan", "x"):
+    (root / "IXI.csv").write_text(f"IXI_ID,AGE\n2,30\n{number},40\n")
+    if number == "nan":  # as an empty cell
+      assert cells(read(root, "ixi"), "age") == [("30",)]
+      continue
+    with pytest.raises(InputError, match=f"IXI_ID '{number}' is no number"):
+      LAYOUTS["ixi"](root)
+
+
+@pytest.mark.parametrize(
+  "layout, mask",
+  [
+    ("brats", "BraTS2021_00001_seg.nii.gz"),
+    ("ucsf", "UCSF-PDGM-0005_tumor_segmentation.nii.gz"),
+  ],
+)
+def test_a_mask_alone_is_refused(tmp_path, layout, mask):
+  root = make(tmp_path, "BraTS2021_00000_t1.nii", "UCSF-PDGM-0004_T1.nii", mask)
+  with pytest.raises(InputError, match=f"{mask}: a mask, but .* no image"):
+    LAYOUTS[layout](root)
 
 
 def test_a_circle_of_folders_is_not_followed(tmp_path):

@@ -19,7 +19,6 @@ import os
 import pathlib
 import re
 
-from brainjax import InputError
 from brainjax.cohort.layouts import files
 
 _OLD = r"(?i:brats)(?:18|19|20|2021)_\w+?"
@@ -83,7 +82,8 @@ def read_brats(
     values of the mask mean, `grade` is HGG or LGG where it is known.
 
   Raises:
-    InputError: No file is named as in a release, or a case is there twice.
+    InputError: No file is named as in a release, a case is there twice, or it
+      has a mask alone.
   """
   top = files.folder_of(root, _EXPECTED)
   cases = files.images_by_case(top, _NAME, _KINDS, _EXPECTED)
@@ -95,11 +95,6 @@ def read_brats(
   names = _names_of_2020(mapping) if mapping else {}
   rows = []
   for case, images in cases.items():
-    if images.keys() == {"mask"}:
-      raise InputError(
-        f"{images['mask']}: a mask without an image; expected"
-        f" {case}_t1ce.nii.gz or the like beside it"
-      )
     image = next(file for name, file in images.items() if name != "mask")
     rows.append(
       (_row_new if case.startswith("BraTS-") else _row_old)(case, image, names)

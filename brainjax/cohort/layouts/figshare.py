@@ -15,9 +15,14 @@ import h5py
 import numpy as np
 
 from brainjax import InputError
+from brainjax.cohort.layouts.files import folder_of, found
 
 LABELS = {1: "meningioma", 2: "glioma", 3: "pituitary"}
 UNITS = ("patient", "run", "slice")
+_EXPECTED = (
+  "brainTumorDataPublic_*/<number>.mat, from the unpacked archives of"
+  " doi:10.6084/m9.figshare.1512427"
+)
 _COLUMNS = (
   "participant_id",
   "session_id",
@@ -52,7 +57,7 @@ def read_figshare(
   """
   if unit not in UNITS:
     raise InputError(f"unit {unit!r}: choose one of {', '.join(UNITS)}")
-  files = _numbered_files(pathlib.Path(os.path.abspath(root)))
+  files = _numbered_files(folder_of(root, _EXPECTED))
   facts = {number: _read_facts(files[number]) for number in files}
   label_of: dict[str, str] = {}
   for number, (pid, label) in facts.items():
@@ -84,8 +89,7 @@ def _numbered_files(root: pathlib.Path) -> dict[int, pathlib.Path]:
       )
   if not files:
     raise InputError(
-      f"{root}: no slices; expected brainTumorDataPublic_*/<number>.mat, from"
-      " the unpacked archives of doi:10.6084/m9.figshare.1512427"
+      f"{root}: it holds {found(root)}, but no slices; expected {_EXPECTED}"
     )
   return dict(sorted(files.items()))
 

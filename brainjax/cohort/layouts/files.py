@@ -79,7 +79,8 @@ def images_by_case(
     {case: {column: file}}, sorted by case.
 
   Raises:
-    InputError: No file is named so, or two are the same image of a case.
+    InputError: No file is named so, two are the same image of a case, or a
+      case has a mask alone.
   """
   cases: dict[str, dict[str, pathlib.Path]] = {}
   for path in walk(top):
@@ -99,6 +100,12 @@ def images_by_case(
       f"{top}: it holds {found(top)}, but no file of this layout at any depth;"
       f" expected {expected}"
     )
+  for case, images in cases.items():
+    if images.keys() == {"mask"}:
+      raise InputError(
+        f"{images['mask']}: a mask, but there is no image of {case}; expected"
+        f" {expected}"
+      )
   return dict(sorted(cases.items()))
 
 

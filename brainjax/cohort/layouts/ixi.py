@@ -81,7 +81,7 @@ def _demographics(top: pathlib.Path) -> dict[int, dict[str, str]]:
   for person, cells in files.read_table(table, "IXI_ID").items():
     try:
       number = int(float(person))
-    except ValueError:
+    except (ValueError, OverflowError):  # of inf
       raise InputError(
         f"{table}: IXI_ID {person!r} is no number; get the table again"
       ) from None

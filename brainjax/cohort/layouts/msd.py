@@ -39,7 +39,7 @@ def read_msd(
 
   Raises:
     InputError: It is another task, or an entry of `dataset.json` names what is
-      not there or lies outside the folder.
+      not there or lies outside the folder, or the same as another.
   """
   top = files.folder_of(root, _EXPECTED)
   file = top / "dataset.json"
@@ -75,6 +75,8 @@ def read_msd(
         f"{file}: {entry!r} is no case; expected an image and a label"
       ) from None
     case = image.name.removesuffix(".gz").removesuffix(".nii")
+    if any(row["participant_id"] == case for row in rows):
+      raise InputError(f"{file}: {case} stands in it twice; remove one of them")
     rows.append(
       {
         "participant_id": case,

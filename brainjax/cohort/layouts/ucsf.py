@@ -57,7 +57,8 @@ def read_ucsf(
     Rows, a study each, and their columns; every label is "glioma".
 
   Raises:
-    InputError: No file is named as in the release, or the table is another.
+    InputError: No file is named as in the release, a case has a mask alone, or
+      the table is another.
   """
   top = files.folder_of(root, _EXPECTED)
   cases = files.images_by_case(top, _NAME, _KINDS, _EXPECTED)
