@@ -24,6 +24,15 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from brainjax import InputError, records
 
+# Orbax would cut each array that several devices hold into a piece for each of
+# them, and compile the cutting for every shape: a minute at the first save of a
+# network of small arrays, and nothing gained.
+ocp.type_handlers.register_type_handler(
+  jax.Array,
+  ocp.type_handlers.ArrayHandler(use_replica_parallel=False),
+  override=True,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Restored:

@@ -3,6 +3,7 @@ import errno
 import resource
 
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,6 +50,29 @@ def test_restores_what_was_saved(folder):
   assert restored.step == 2
   assert restored.loop == {"best_step": 2, "window": {"loss": 0.2}}
   np.testing.assert_array_equal(restored.state["w"], np.full((3, 2), 2.0))
+
+
+def test_nothing_is_compiled_to_save_what_every_device_holds(folder):
+  mesh = jax.sharding.Mesh(np.array(jax.devices()), "device")
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  values = np.random.default_rng(0).normal(size=(64, 24))
+  state = jax.device_put({"w": jnp.asarray(values)}, everywhere)
+  compiled = []
+
+  def listen(event, *_, **__):
+    if event == "/jax/core/compile/backend_compile_duration":
+      compiled.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    with Checkpoints(folder, keep=2) as checkpoints:
+      checkpoints.save(1, state, loop={}, best_step=1)
+      checkpoints.finish()
+      assert not compiled
+      restored = checkpoints.restore_latest(state, print)
+  finally:
+    jax.monitoring.clear_event_listeners()
+  np.testing.assert_array_equal(restored.state["w"], state["w"])
 
 
 def checkpoints_in(folder):
