@@ -161,7 +161,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.preparation = preparation = ml_collections.ConfigDict()
   preparation.modalities = ()  # image columns, the channels; () = all
   preparation.bias_field = ml_collections.ConfigDict()
-  # N4 "jax" | "sitk" (SimpleITK's: the same field, far slower) | "none"
+  # N4 "jax" | "n3" (in JAX, with N3's update) | "sitk" (SimpleITK's N4: the
+  # same field as "jax", far slower) | "none"
   preparation.bias_field.method = "jax"  # of correcting volumes
   preparation.bias_field.grid_mm = 4.0  # voxels it is estimated on, millimetres
   preparation.bias_field.iterations = (50, 50, 50, 50)  # at most, of each level

@@ -120,9 +120,12 @@ def _images(run: Run) -> Iterator[str]:
   if field["method"] == "none":
     yield "The bias field was not corrected."
   else:
+    source = "Tustison et al. 2010"
+    if field["method"] == "n3":
+      source += ", with the update of Sled et al. 1998"
     yield (
-      "The bias field was corrected by N4 (Tustison et al. 2010;"
-      f" {field['method']}, voxels of {field['grid_mm']:g} mm)."
+      f"The bias field was corrected by N4 ({source}; {field['method']}, voxels"
+      f" of {field['grid_mm']:g} mm)."
     )
   height, width, _ = run.slice_shape
   brain = f"the brain and {preparation['margin_mm']:g} mm around it"

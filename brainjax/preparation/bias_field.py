@@ -38,7 +38,8 @@ def fit_bias_field(
     volume: The volume; not 2-D images.
     method: "jax", on the CPU wherever there is another device too, so that
       the bytes are those of `workers.py` (JAX_PLATFORMS=cuda leaves the GPU
-      alone); or "sitk", which is SimpleITK in one thread.
+      alone); "n3", the same with N3's update on N4's meshes; or "sitk",
+      which is SimpleITK in one thread.
     grid_mm: Voxel size of the coarse grid, at least; millimetres.
     iterations: At most so many at each level; every level doubles the mesh.
       A volume of few slices has fewer levels.
@@ -60,7 +61,11 @@ def fit_bias_field(
 
   with n4.on_cpu():
     return n4.fit_lattices(
-      [small], [tissue], iterations=levels, tolerance=tolerance
+      [small],
+      [tissue],
+      iterations=levels,
+      tolerance=tolerance,
+      update="n3" if method == "n3" else "n4",
     )[0]
 
 

@@ -30,7 +30,7 @@ BRAIN_MM = (60.0, 260.0)
 LEAST_TISSUE = 0.6
 _AXES = ("left to right", "back to front", "bottom to top")
 _CHOICES = {
-  "bias_field.method": ("jax", "sitk", "none"),
+  "bias_field.method": ("jax", "n3", "sitk", "none"),
   "registration": ("none", "rigid"),
   "plane": ("axial", "coronal", "sagittal"),
   "crop": ("brain", "region", "none"),

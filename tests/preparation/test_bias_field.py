@@ -81,10 +81,11 @@ def test_field_lies_right_on_a_finer_grid():
 def test_it_is_fitted_on_the_cpu_unless_told_otherwise(
   platforms, number, monkeypatch
 ):
-  used = []
+  used, updates = [], []
 
   def fit_lattices(images, *args, **options):
     used.append(jax.numpy.zeros(1).device)
+    updates.append(options["update"])
     return np.zeros((1, 5, 5, 5), np.float32)
 
   monkeypatch.setattr(n4, "fit_lattices", fit_lattices)
@@ -92,8 +93,10 @@ def test_it_is_fitted_on_the_cpu_unless_told_otherwise(
   other = jax.devices("cpu")[3]  # stands for an accelerator
   array, _, field = _head()
   with jax.default_device(other):
-    _estimate(_volume(array * field), method="jax")
-  assert used == [jax.devices("cpu")[number]]
+    for method in ("jax", "n3"):
+      _estimate(_volume(array * field), method=method)
+  assert updates == ["n4", "n3"]
+  assert used == [jax.devices("cpu")[number]] * 2
 
 
 def test_few_slices_have_fewer_levels():

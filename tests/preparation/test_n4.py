@@ -29,9 +29,9 @@ def _field(lattice, shape):
   return bias_field.tensor_product(bases, lattice)
 
 
-def _fit(image, mask, iterations=(20, 20)):
+def _fit(image, mask, iterations=(20, 20), **options):
   (lattice,) = n4.fit_lattices(
-    [image], [mask], iterations=iterations, tolerance=TOLERANCE
+    [image], [mask], iterations=iterations, tolerance=TOLERANCE, **options
   )
   return _field(lattice, image.shape)
 
@@ -156,8 +156,8 @@ def test_volumes_side_by_side_are_as_one_by_one():
     for image, mask in zip(images, masks, strict=True)
   ]
   stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *volumes)
-  fit = jax.jit(jax.vmap(n4._fit, (0, None, None)))
-  found = fit(stacked, *limits)
+  fit = jax.jit(jax.vmap(lambda volume: n4._fit(volume, *limits, "n4")))
+  found = fit(stacked)
   alone = n4.fit_lattices(
     images, masks, iterations=limits[0], tolerance=TOLERANCE
   )
@@ -175,6 +175,15 @@ def test_it_removes_most_of_a_known_field():
   image, mask, log_field = _phantom()
   left = (log_field - _fit(image, mask))[mask]
   assert left.std() < 0.2 * log_field[mask].std()
+
+
+def test_with_the_update_of_n3_the_field_is_fitted_anew():
+  image, mask, log_field = _phantom()
+  found = _fit(image, mask, update="n3")
+  left = (log_field - found)[mask]
+  assert left.std() < 0.2 * log_field[mask].std()
+  # N4 goes on from the field that it has, and so comes closer.
+  assert np.abs(found - _fit(image, mask))[mask].max() > 0.01
 
 
 def test_a_constant_image_has_no_field():

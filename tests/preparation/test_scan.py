@@ -303,7 +303,7 @@ def test_modalities_must_be_columns(tmp_path):
     ("every_mm", 0.0),
     ("intensity_limit", float("nan")),
     ("margin_mm", -1.0),
-    ("bias_field", {"method": "n3"}),
+    ("bias_field", {"method": "n5"}),
     ("bias_field", {"grid_mm": 0.0}),
     ("bias_field", {"tolerance": -1.0}),
     ("bias_field", {"iterations": ()}),
