@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -156,8 +158,8 @@ def test_volumes_side_by_side_are_as_one_by_one():
     for image, mask in zip(images, masks, strict=True)
   ]
   stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *volumes)
-  fit = jax.jit(jax.vmap(lambda volume: n4._fit(volume, *limits, "n4")))
-  found = fit(stacked)
+  fit = functools.partial(n4._fit, update="n4")
+  found = jax.jit(jax.vmap(fit, (0, None, None)))(stacked, *limits)
   alone = n4.fit_lattices(
     images, masks, iterations=limits[0], tolerance=TOLERANCE
   )
