@@ -75,3 +75,30 @@ def test_another_thread_takes_what_is_freed_without_a_page_fault(
     check=True,
   ).stdout
   assert (float(share) < 0.1) == kept
+
+
+_RESIDENT = """
+import brainjax
+brainjax.keep_freed_memory()
+def resident():
+  with open("/proc/self/statm") as file:
+    return int(file.read().split()[1])
+pieces = [bytes([i % 256]) * 4000 for i in range(20_000)]
+last = bytes([1]) * 4000
+del pieces
+kept = resident()
+brainjax.release_freed_memory()
+print(kept - resident())
+"""
+
+
+def test_what_was_freed_can_be_given_back():
+  if platform.libc_ver()[0] != "glibc":
+    pytest.skip("needs glibc")
+  pages = subprocess.run(
+    [sys.executable, "-c", _RESIDENT],
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+  assert int(pages) > 0.9 * 20_000 * 4000 / os.sysconf("SC_PAGE_SIZE")

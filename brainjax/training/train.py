@@ -19,6 +19,7 @@ import jax
 import ml_collections
 import rich.console
 
+import brainjax
 from brainjax import InputError, lock
 from brainjax import config as config_lib
 from brainjax.checkpoint import Checkpoints
@@ -154,6 +155,7 @@ def _train(
     _ = runner.eval_step, runner.train_step  # compiled before step 1
     processes.wait_for_all("compiled")
     seconds = time.perf_counter() - began
+    brainjax.release_freed_memory()
     say(f"compiled in {seconds:.0f} s")
     mirror = None
     if config.train.tensorboard:
