@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
@@ -27,11 +28,14 @@ from brainjax import InputError, records
 # Orbax would cut each array that several devices hold into a piece for each of
 # them, and compile the cutting for every shape: a minute at the first save of a
 # network of small arrays, and nothing gained.
+_verbosity = absl_logging.get_verbosity()
+absl_logging.set_verbosity(absl_logging.ERROR)  # it warns of the override
 ocp.type_handlers.register_type_handler(
   jax.Array,
   ocp.type_handlers.ArrayHandler(use_replica_parallel=False),
   override=True,
 )
+absl_logging.set_verbosity(_verbosity)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,6 +50,7 @@ _ARRAYS = {
 }
 _OPTIONAL_ARRAYS = {"mask": np.uint8, "moments": np.float32}
 _SAFETENSORS_DTYPES = {"U8": np.uint8, "I16": np.int16, "F32": np.float32}
+_OPEN_SHARDS = 512  # at a time: half of the files a process may usually open
 _TEXT = ("participant_id", "session_id", "group_id", "label")
 
 
@@ -241,7 +242,7 @@ class RecordSet:
   def __init__(self, path: str | os.PathLike[str]):
     """Opens the folder; `InputError` names the command to run if it is bad."""
     self.path = pathlib.Path(path)
-    self._shards: dict[int, shards.Shard] = {}
+    self._shard = functools.lru_cache(_OPEN_SHARDS)(self._open)
     index_file = self.path / "index.json"
     if not index_file.is_file():
       raise InputError(
@@ -314,11 +315,10 @@ class RecordSet:
 
   def __getitem__(self, record_index):
     entry = self.index["records"][record_index]
-    shard = self._shards.get(entry["shard"])
-    if shard is None:
-      file = self.path / self.index["shards"][entry["shard"]]["file"]
-      shard = self._shards.setdefault(entry["shard"], shards.Shard(file))
-    return decode(shard.read(entry["offset"]))
+    return decode(self._shard(entry["shard"]).read(entry["offset"]))
+
+  def _open(self, shard: int) -> shards.Shard:
+    return shards.Shard(self.path / self.index["shards"][shard]["file"])
 
 
 def shard_name(number: int) -> str:

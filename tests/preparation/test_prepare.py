@@ -658,8 +658,9 @@ def test_a_lost_shard_is_made_again(tmp_path):
   assert _hashes(out) == before
 
 
-def test_shards_do_not_change_the_records(tmp_path):
+def test_shards_do_not_change_the_records(tmp_path, monkeypatch):
   path = _cohort(tmp_path, count=5)
+  monkeypatch.setattr(records, "_OPEN_SHARDS", 2)
   contents = []
   for size in (1, 3, 64):
     out = tmp_path / str(size)
