@@ -97,7 +97,7 @@ def move_in(out: pathlib.Path) -> None:
   (out / "index.json").unlink(missing_ok=True)
   shards = json.loads((new / "index.json").read_text())["shards"]
   names = {shard["file"] for shard in shards}
-  for old in out.glob("shard-*"):
+  for old in out.glob("shard-[0-9][0-9][0-9][0-9][0-9].*"):
     if old.name not in names:
       old.unlink()
   for file in new.iterdir():

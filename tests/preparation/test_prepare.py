@@ -647,6 +647,16 @@ def test_a_shard_without_a_record_has_no_file(tmp_path):
   assert ids == ["p0", "p1", "p4", "p5"]
 
 
+def test_only_shards_are_replaced(tmp_path):
+  path, out = _cohort(tmp_path, count=3, bad=()), tmp_path / "records"
+  prepare.prepare(path, out, SETTINGS)
+  for name in ("shard-00001.arrayrecord", "shard-notes.txt"):
+    (out / name).touch()
+  prepare.prepare(path, out, tiny_head.settings(shard_scans=3))
+  shards = sorted(file.name for file in out.glob("shard-*"))
+  assert shards == ["shard-00000.zip", "shard-notes.txt"]
+
+
 def test_a_lost_shard_is_made_again(tmp_path):
   path, out = _cohort(tmp_path, count=4, bad=()), tmp_path / "records"
   settings = tiny_head.settings(shard_scans=2)
